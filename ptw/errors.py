@@ -1,0 +1,5 @@
+"""What can a user mend? Every such fault is a PtwError."""
+
+
+class PtwError(Exception):
+    """A fault that the user can mend: the message names file, key and value, and says what would do."""
