@@ -1,0 +1,41 @@
+# The two commands are `make demo` and `make test`; each makes its own environment first.
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# two workers of one thread: the tests are many and small
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+.PHONY: help demo test test-all lint bench clean
+
+help:
+	@echo 'make demo      from an empty folder to a trained, exported model that answers'
+	@echo 'make test      lint, types and the tests'
+	@echo 'make test-all  the slow tests too'
+	@echo 'make bench     every figure that the README claims (long)'
+	@echo 'make clean     remove what these made, the environment too'
+
+$(INSTALLED): constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/demo.sh
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(PYTEST)
+
+test-all: lint
+	$(PYTEST) -m 'not gpu' --timeout 900
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) demo dist build .ptw .pytest_cache .mypy_cache .ruff_cache .hypothesis
