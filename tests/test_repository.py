@@ -1,0 +1,34 @@
+"""This repository is a workspace: its own commands find nothing wrong with it."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+
+def ptw(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ptw", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=170)
+
+
+def test_the_repository_passes_its_own_check(repository: Path) -> None:
+    checked = ptw(repository, "check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_port_is_declared(repository: Path) -> None:
+    declared = tomllib.loads((repository / "workspace.toml").read_text(encoding="utf-8"))["models"].values()
+    ports = {model.get("port") or model["config"]["model_type"] for model in declared}
+    assert ports == {path.stem for path in (repository / "models").glob("*.py")}
+
+
+@pytest.mark.timeout(180)
+def test_the_repository_verifies_its_own_ports(repository: Path) -> None:
+    verified = ptw(repository, "verify", "--json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert json.loads(verified.stdout)
