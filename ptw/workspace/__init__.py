@@ -1,0 +1,1 @@
+"""What does a workspace declare, and is it right? Nothing here imports torch or transformers."""

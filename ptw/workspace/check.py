@@ -1,0 +1,179 @@
+"""Is the whole of workspace.toml right? First what the schema says, then what no schema can say."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ptw.errors import PtwError
+from ptw.workspace import places, rooms
+from ptw.workspace.document import Document, read_document
+from ptw.workspace.problem import Problem, hint_of
+from ptw.workspace.schema import violations
+
+Entry = dict[str, Any]
+REFERENCES = {
+    "model": "models",
+    "tokenizer": "tokenizers",
+    "dataset": "datasets",
+    "eval_dataset": "datasets",
+    "cluster": "clusters",
+}
+
+
+def problems(root: Path) -> list[Problem]:
+    """All that is wrong, in the order of the file; PtwError when the file can't be read as TOML at all."""
+    return document_problems(read_document(root))
+
+
+def document_problems(document: Document) -> list[Problem]:
+    found = violations(document)
+    checks: dict[str, Callable[[Document, str, Entry], Iterator[Problem]]] = {
+        "models": model_problems,
+        "tokenizers": tokenizer_problems,
+        "datasets": dataset_problems,
+        "recipes": recipe_problems,
+    }
+    for section, check in checks.items():
+        for name, entry in tables(document, section).items():
+            found += check(document, name, entry)
+    return sorted(dict.fromkeys(found), key=lambda problem: (problem.line, problem.key))
+
+
+def tables(document: Document, section: str) -> dict[str, Entry]:
+    """The entries of a section that are tables at all; the schema has told of the others."""
+    entries = document.values.get(section)
+    if not isinstance(entries, dict):
+        return {}
+    return {name: entry for name, entry in entries.items() if isinstance(entry, dict)}
+
+
+def text_of(entry: Mapping[str, Any], key: str) -> str | None:
+    value = entry.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def model_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
+    path = ("models", name)
+    yield from places.checkpoint_problems(document, path, entry, places.model_folder_fault)
+    port = text_of(entry, "port")
+    ports = list(rooms.files(document.root, "models"))
+    if port is not None and port not in ports:
+        hint = hint_of(port, ports, "ports")
+        yield document.problem((*path, "port"), port, "there is no such file in models/", hint)
+    config = entry.get("config")
+    if isinstance(config, dict):
+        yield from plain_problems(document, (*path, "config"), config)
+        if "vocab_size" in config:
+            where, value = (*path, "config", "vocab_size"), config["vocab_size"]
+            yield document.problem(where, value, "the recipe's tokenizer gives it", "remove the line")
+
+
+def plain_problems(document: Document, path: tuple[str | int, ...], value: object) -> Iterator[Problem]:
+    """Values that config.json has no form for: dates, nan, inf."""
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from plain_problems(document, (*path, key), part)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield document.problem(path, value, "not a finite number", "config.json has no form for it")
+    elif not isinstance(value, str | int | float):
+        yield document.problem(path, value, "a date or time", "config.json has no form for it; quote it")
+
+
+def tokenizer_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
+    path = ("tokenizers", name)
+    yield from places.checkpoint_problems(document, path, entry, places.tokenizer_folder_fault)
+    for key in ("items", "chat_template"):
+        file = text_of(entry, key)
+        if file is not None:
+            yield from places.file_problems(document, (*path, key), file)
+    learn_from = text_of(entry, "learn_from")
+    if learn_from is None:
+        return
+    datasets = tables(document, "datasets")
+    if learn_from not in datasets:
+        yield unknown(document, (*path, "learn_from"), learn_from, "datasets")
+    elif datasets[learn_from].get("format") == "event":
+        hint = "name a dataset of chats or text, or make one token of each item with `items`"
+        yield document.problem((*path, "learn_from"), learn_from, "a dataset of events has no text", hint)
+
+
+def dataset_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
+    path = ("datasets", name)
+    source = entry.get("source")
+    if isinstance(source, str) and source:
+        yield from places.source_problems(document, (*path, "source"), source)
+    for number, part in enumerate(source if isinstance(source, list) else []):
+        if isinstance(part, str) and part:
+            yield from places.source_problems(document, (*path, "source", number), part)
+    form = entry.get("format")
+    if form in ("chat", "text") and entry.get("leave_out"):
+        where = (*path, "leave_out")
+        hint = "remove it, and declare the held-out rows as a dataset of their own"
+        yield document.problem(where, entry["leave_out"], f"only events can be left out, not {form}", hint)
+    if form == "chat" and entry.get("too_long") == "split":
+        hint = "choose error, truncate or drop"
+        yield document.problem((*path, "too_long"), "split", "a chat cannot be split", hint)
+
+
+def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
+    path = ("recipes", name)
+    for key, section in REFERENCES.items():
+        target = text_of(entry, key)
+        if target is not None and target not in tables(document, section):
+            yield unknown(document, (*path, key), target, section)
+    yield from format_problems(document, path, entry)
+    recipe = text_of(entry, "recipe")
+    if recipe is None:
+        return
+    recipes = rooms.files(document.root, "recipes")
+    if recipe not in recipes:
+        hint = hint_of(recipe, list(recipes), "recipes")
+        yield document.problem((*path, "recipe"), recipe, "there is no such file in recipes/", hint)
+        return
+    settings = entry.get("settings", {})
+    if isinstance(settings, dict):
+        yield from setting_problems(document, path, recipe, recipes[recipe], settings)
+
+
+def setting_problems(
+    document: Document, path: tuple[str, ...], recipe: str, file: Path, settings: Entry
+) -> Iterator[Problem]:
+    try:
+        fields = rooms.settings_fields(file)
+    except PtwError as error:
+        yield document.problem((*path, "recipe"), recipe, "its Settings cannot be read", str(error))
+        return
+    for key, value in settings.items():
+        where = (*path, "settings", key)
+        if key not in fields:
+            message = f"recipes/{recipe} has no such setting"
+            yield document.problem(where, value, message, hint_of(key, list(fields), "settings"))
+        elif (fault := fields[key].fault(value)) is not None:
+            yield document.problem(where, value, "wrong value", fault)
+    for key, field in fields.items():
+        if field.required and key not in settings:
+            yield document.problem((*path, "settings", key), None, "missing", f"add {key} ({field.type})")
+
+
+def format_problems(document: Document, path: tuple[str, ...], entry: Entry) -> Iterator[Problem]:
+    """A tokenizer of items knows no text, and one learnt from text knows no items."""
+    tokenizer = tables(document, "tokenizers").get(text_of(entry, "tokenizer") or "")
+    for key in ("dataset", "eval_dataset"):
+        name = text_of(entry, key)
+        dataset = tables(document, "datasets").get(name or "")
+        if tokenizer is None or dataset is None:
+            continue
+        form = dataset.get("format")
+        if "items" in tokenizer and form in ("chat", "text"):
+            message = f"its format is {form}, and the tokenizer {entry['tokenizer']} knows only items"
+            hint = "name a dataset of events, or another tokenizer"
+            yield document.problem((*path, key), name, message, hint)
+        if "learn_from" in tokenizer and form == "event":
+            message = f"its format is event, and the tokenizer {entry['tokenizer']} is learnt from text"
+            yield document.problem((*path, key), name, message, "name a tokenizer with `items`")
+
+
+def unknown(document: Document, path: tuple[str, ...], name: str, section: str) -> Problem:
+    known = list(tables(document, section))
+    return document.problem(path, name, f"there is no [{section}.{name}]", hint_of(name, known, section))

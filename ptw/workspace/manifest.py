@@ -1,0 +1,111 @@
+"""What does a workspace declare? workspace.toml, checked whole, then frozen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ptw.errors import PtwError
+from ptw.workspace.check import document_problems
+from ptw.workspace.document import FILE, Document, read_document
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    name: str
+    hf: str | None = None  # Hub id, or a folder relative to the root
+    revision: str | None = None
+    config: Mapping[str, Any] | None = None  # Hugging Face's fields, without vocab_size
+    port: str | None = None  # default: the checkpoint's model_type
+
+
+@dataclass(frozen=True)
+class TokenizerEntry:
+    name: str
+    hf: str | None = None
+    revision: str | None = None
+    items: str | None = None
+    learn_from: str | None = None
+    vocab_size: int | None = None
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    name: str
+    source: tuple[str, ...]
+    format: str
+    leave_out: int = 0
+    too_long: str = "error"
+
+
+@dataclass(frozen=True)
+class ClusterEntry:
+    name: str
+    address: str | None = None  # default: a local Ray
+    workers: int = 1
+    gpus_per_worker: float = 0
+
+
+@dataclass(frozen=True)
+class RecipeEntry:
+    name: str
+    recipe: str
+    model: str
+    tokenizer: str
+    dataset: str
+    eval_dataset: str | None = None
+    cluster: str | None = None
+    settings: Mapping[str, object] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Workspace:
+    root: Path
+    name: str
+    models: Mapping[str, ModelEntry]
+    tokenizers: Mapping[str, TokenizerEntry]
+    datasets: Mapping[str, DatasetEntry]
+    clusters: Mapping[str, ClusterEntry]
+    recipes: Mapping[str, RecipeEntry]
+
+
+def find(start: Path) -> Path:
+    """The nearest folder, from `start` upwards, that has a workspace.toml."""
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        if (folder / FILE).exists():
+            return folder
+    raise PtwError(f"{start}: no {FILE} here or above; `ptw init NAME` makes a workspace")
+
+
+def read(root: Path) -> Workspace:
+    """The workspace in this folder; one PtwError lists every problem."""
+    document = read_document(root)
+    found = document_problems(document)
+    if found:
+        count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
+        raise PtwError("\n".join([f"{FILE} has {count}:", *(str(problem) for problem in found)]))
+    return frozen(document)
+
+
+def frozen(document: Document) -> Workspace:
+    values = document.values
+    return Workspace(
+        root=document.root.resolve(),
+        name=values["workspace"]["name"],
+        models={name: ModelEntry(name, **table) for name, table in section(values, "models")},
+        tokenizers={name: TokenizerEntry(name, **table) for name, table in section(values, "tokenizers")},
+        datasets={name: dataset_entry(name, **table) for name, table in section(values, "datasets")},
+        clusters={name: ClusterEntry(name, **table) for name, table in section(values, "clusters")},
+        recipes={name: RecipeEntry(name, **table) for name, table in section(values, "recipes")},
+    )
+
+
+def section(values: Mapping[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
+    return list(values.get(name, {}).items())
+
+
+def dataset_entry(name: str, source: str | list[str], **table: Any) -> DatasetEntry:
+    return DatasetEntry(name, (source,) if isinstance(source, str) else tuple(source), **table)

@@ -1,0 +1,190 @@
+"""Which files stand in a room, and what do they hold? Rooms are loaded by path, never imported by name."""
+
+import ast
+import hashlib
+import importlib.util
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ptw
+from ptw.errors import PtwError
+
+ROOMS = ("models", "recipes", "verifiers")
+
+TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+WORDS = {"int": "an integer", "float": "a finite number", "str": "a string", "bool": "true or false"}
+BOOLEANS = {"true": True, "false": False}
+
+loaded: dict[Path, tuple[tuple[int, int], ModuleType]] = {}
+
+
+@dataclass(frozen=True)
+class SettingField:
+    type: str  # as it is written, e.g. "int | None"
+    default: object
+    required: bool
+    types: tuple[str, ...]  # of int, float, str, bool
+    choices: tuple[object, ...]  # of a Literal
+    optional: bool  # may be None, which TOML says by leaving the key out
+
+    def fault(self, value: object) -> str | None:
+        """What the value should be, if it isn't; None when it is fine."""
+        if value is None and self.optional:
+            return None
+        if any(value == choice and type(value) is type(choice) for choice in self.choices):
+            return None
+        if any(fits(value, name) for name in self.types):
+            return None
+        words = [WORDS[name] for name in self.types] + [repr(choice) for choice in self.choices]
+        return "it must be " + " or ".join(words)
+
+    def parse(self, text: str) -> object:
+        """The value that `--set key=text` means; ValueError says what it must be."""
+        candidates: list[object] = [None] if self.optional and text == "none" else []
+        candidates += [choice for choice in self.choices if str(choice) == text]
+        candidates += [BOOLEANS[text]] if text in BOOLEANS else []
+        for convert in (int, float):
+            try:
+                candidates.append(convert(text))
+            except ValueError:
+                continue
+        for value in [*candidates, text]:
+            if self.fault(value) is None:
+                return value
+        raise ValueError(self.fault(text))
+
+
+def stock(room: str) -> Path:
+    """The room that ptw brings: in a wheel beside the package's modules, in a clone beside the package."""
+    package = Path(ptw.__file__).resolve().parent
+    in_wheel = package / "_stock" / room
+    return in_wheel if in_wheel.is_dir() else package.parent / room
+
+
+def files(root: Path | None, room: str) -> dict[str, Path]:
+    """Name -> file. A workspace's own file wins; of verifiers the stock one does: none may be loosened."""
+    own = python_files(root / room) if root is not None else {}
+    ours = python_files(stock(room))
+    merged = own | ours if room == "verifiers" else ours | own
+    return dict(sorted(merged.items()))
+
+
+def settings_fields(path: Path) -> dict[str, SettingField]:
+    """The fields of the file's Settings, without importing it; PtwError when it can't be read so."""
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise PtwError(f"{path}{line}: not Python: {error}") from error
+    except OSError as error:
+        raise PtwError(f"{path}: cannot be read: {error.strerror}") from error
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
+    if not classes:
+        raise PtwError(f"{path}: has no Settings; add a frozen dataclass of that name, even an empty one")
+    fields = [node for node in classes[0].body if isinstance(node, ast.AnnAssign)]
+    return {node.target.id: field_of(path, node) for node in fields if isinstance(node.target, ast.Name)}
+
+
+def python_files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    return {file.stem: file for file in folder.glob("*.py") if file.is_file() and file.name[0] not in "._"}
+
+
+def load(path: Path) -> ModuleType:
+    """The file as a module under a private name; read again when the file has changed."""
+    path = path.resolve()
+    try:
+        status = path.stat()
+        source = path.read_bytes()
+    except OSError as error:
+        raise PtwError(f"{path}: cannot be read: {error.strerror}") from error
+    stamp = (status.st_mtime_ns, status.st_size)
+    if path in loaded and loaded[path][0] == stamp:
+        return loaded[path][1]
+    module = executed(path, source)
+    loaded[path] = (stamp, module)
+    return module
+
+
+def executed(path: Path, source: bytes) -> ModuleType:
+    name = f"_ptw_{path.parent.name}_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise PtwError(f"{path}: not a Python file; a file of a room ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(name)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        # not the spec's loader: its .pyc cache takes a file changed within a second for the old one
+        exec(compile(source, str(path), "exec"), module.__dict__)
+    except Exception as error:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+        place = f"{path}{line_in(path, error)}"
+        raise PtwError(f"{place}: cannot be loaded: {type(error).__name__}: {error}") from error
+    return module
+
+
+def line_in(path: Path, error: Exception) -> str:
+    """`:12`, the last line of this file that the error went through."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f":{error.lineno}"
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return "" if line is None else f":{line}"
+
+
+def fits(value: object, name: str) -> bool:
+    if isinstance(value, bool):
+        return name == "bool"
+    if name == "float" and isinstance(value, int):
+        return abs(value) < 2**63
+    if isinstance(value, float):
+        return name == "float" and math.isfinite(value)
+    return isinstance(value, TYPES[name])
+
+
+def field_of(path: Path, node: ast.AnnAssign) -> SettingField:
+    written = ast.unparse(node.annotation)
+    types: list[str] = []
+    choices: list[object] = []
+    optional = False
+    for part in alternatives(node.annotation):
+        if isinstance(part, ast.Name) and part.id in TYPES:
+            types.append(part.id)
+        elif isinstance(part, ast.Constant) and part.value is None:
+            optional = True
+        elif isinstance(part, ast.Subscript) and ast.unparse(part.value) in ("Literal", "typing.Literal"):
+            choices += literal(path, part.slice, tuple_of=True)
+        else:
+            hint = "a setting is int, float, str, bool, a Literal of them, or one of these | None"
+            raise PtwError(f"{path}:{node.lineno}: Settings.{ast.unparse(node.target)}: {written}: {hint}")
+    required = node.value is None
+    default = None if node.value is None else literal(path, node.value)
+    return SettingField(written, default, required, tuple(types), tuple(choices), optional)
+
+
+def alternatives(node: ast.expr) -> list[ast.expr]:
+    """The parts of X | Y | None."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return alternatives(node.left) + alternatives(node.right)
+    return [node]
+
+
+def literal(path: Path, node: ast.expr, tuple_of: bool = False) -> Any:
+    try:
+        value = ast.literal_eval(node)
+    except ValueError as error:
+        hint = "write the value itself: settings are read without running the file"
+        raise PtwError(f"{path}:{node.lineno}: {ast.unparse(node)}: {hint}") from error
+    return value if not tuple_of or isinstance(value, tuple) else (value,)
