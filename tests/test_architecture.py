@@ -18,11 +18,12 @@ ARROWS = {
     "ptw/errors.py": set(),
     "ptw/__main__.py": {"cli"},
     "ptw/workspace": {"errors"},
+    "ptw/files": {"errors"},
     "ptw/nn": {"errors"},
-    "ptw/tokens": {"errors", "workspace"},
+    "ptw/tokens": {"errors", "workspace", "files"},
     "ptw/ports": {"errors", "workspace", "nn"},
     "ptw/verify": {"errors", "workspace", "nn", "ports"},
-    "ptw/data": {"errors", "workspace", "tokens"},
+    "ptw/data": {"errors", "workspace", "files", "tokens"},
     "ptw/runs": {"errors", "workspace", "tokens", "nn", "ports"},
     "ptw/evals": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs"},
     "ptw/train": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs", "evals"},
@@ -32,7 +33,7 @@ ARROWS = {
 # What a room may import beside these plain parts of the standard library.
 PLAIN = {"__future__", "collections", "dataclasses", "functools", "itertools", "math", "typing"}
 MAY_IMPORT = {
-    "models": {"torch", "ptw.errors", "ptw.nn", "ptw.ports.weights"},
+    "models": {"torch", "ptw.nn", "ptw.ports.weights"},
     "recipes": {"torch", "ptw.train"},
     "verifiers": {"torch"},
 }
@@ -40,7 +41,7 @@ MAY_IMPORT = {
 # Who may import what is heavy, or what only one place should know.
 HEAVY = {
     "click": ("ptw/cli.py",),
-    "fsspec": ("ptw/data", "ptw/workspace"),
+    "fsspec": ("ptw/data", "ptw/files", "ptw/workspace"),
     "git": ("ptw/cli.py", "ptw/workspace", "ptw/runs"),
     "ray": ("ptw/train/launch.py",),
     "transformers": ("ptw/ports", "ptw/tokens", "ptw/verify"),
@@ -48,7 +49,7 @@ HEAVY = {
 
 # No file of these may import, even inside a function, what would slow `ptw --help` and `ptw check` down.
 LIGHT = ("ptw/__init__.py", "ptw/__main__.py", "ptw/errors.py", "ptw/workspace")
-SLOW_TO_IMPORT = {"numpy", "pandas", "pyarrow", "ray", "tokenizers", "torch", "transformers"}
+SLOW_TO_IMPORT = {"pandas", "pyarrow", "ray", "tokenizers", "torch", "transformers"}
 
 CODE = ("ptw", "models", "recipes", "verifiers", "ci", "benchmarks")
 ROOMS = tuple(MAY_IMPORT)
@@ -158,8 +159,8 @@ def test_functions_are_short_and_typed(path: Path) -> None:
 
 @named(under((*CODE, "tests")))
 def test_nothing_is_left_to_do(path: Path) -> None:
-    marks = "|".join(("TO" "DO", "FIX" "ME", "XX" "X", "HA" "CK"))
-    assert not re.findall(rf"\b({marks})\b", (ROOT / path).read_text(encoding="utf-8"))
+    marks = r"\b(TO[D]O|FIX[M]E|XX[X]|HA[C]K)\b"
+    assert not re.findall(marks, (ROOT / path).read_text(encoding="utf-8"))
 
 
 def test_there_are_no_drawers_for_odds_and_ends() -> None:

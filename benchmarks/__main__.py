@@ -1,0 +1,24 @@
+"""Runs every benchmark, the quick ones first, each in a process of its own."""
+
+import subprocess
+import sys
+
+NAMES = (
+    "help_and_check",
+    "parity",
+    "packed_vs_padded",
+    "step_vs_hf",
+    "stories_sft",
+    "kill_resume",
+    "beauty",
+)
+
+
+def main() -> None:
+    failed = [name for name in NAMES if subprocess.call([sys.executable, "-m", f"benchmarks.{name}"])]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""How many times the speed of padded training is packed training, on the same documents?"""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from benchmarks.oasst import write_chats
+from benchmarks.report import Figure, medians, publish, real_data, two_threads
+from benchmarks.workspaces import workspace
+
+WINDOW = 4096
+BATCH = 8  # documents of a padded batch; a packed step is one row
+DOCUMENTS = 64
+ROUNDS = 3
+TOML = """
+[workspace]
+name = "packing"
+
+[models.stories]
+hf = "stories"
+
+[tokenizers.stories]
+hf = "stories"
+
+[datasets.chats]
+source = "data/train.jsonl"
+format = "chat"
+too_long = "truncate"
+"""
+
+Document = tuple[np.ndarray, np.ndarray]  # ids and targets
+Backend = Literal["dense", "documents"]
+LEAN = "padded, no attention to padding"
+
+
+def main() -> None:
+    stories, trees = real_data("stories260K") / "hf", real_data("oasst")
+    two_threads()
+    with workspace(TOML, {"stories": stories}) as root:
+        write_chats(trees, root / "data" / "train.jsonl", root / "data" / "held_out.jsonl")
+        documents = documents_of(root)
+        packed = pack(documents)
+        padded = [documents[start : start + BATCH] for start in range(0, len(documents), BATCH)]
+        step = Step(root)
+        works = {
+            "packed": lambda: step.all_packed(packed),
+            "padded": lambda: step.all_padded(padded, "dense"),
+            LEAN: lambda: step.all_padded(padded, "documents"),
+        }
+        taken = medians(works, ROUNDS)
+    real = sum(len(ids) for ids, _ in documents)
+    bound = sum(len(batch) * max(len(ids) for ids, _ in batch) for batch in padded) / real
+    figures = [Figure(f"{name}: tokens/s", real / took) for name, took in taken.items()]
+    ratio = taken["padded"] / taken["packed"]
+    leaner = taken[LEAN] / taken["packed"]
+    figures += [
+        Figure("packing efficiency", real / (len(packed) * WINDOW)),
+        Figure("bound: padded tokens / real tokens", bound),
+        Figure("packed / padded", ratio),
+        Figure("packed / padded, of the bound", ratio / bound, want=0.9, better="more"),
+        Figure("packed / padded without attention to padding", leaner),
+        Figure("the same, of the bound", leaner / bound, want=0.9, better="more"),
+    ]
+    publish("packed_vs_padded", about(), figures)
+
+
+def about() -> str:
+    return (
+        f"forward, backward and AdamW of stories260K, fp32, on {DOCUMENTS} chats of oasst; packed: rows of "
+        f"{WINDOW}; padded: to the longest in a shuffled batch of {BATCH}; tokens/s counts real tokens only; "
+        f"medians of {ROUNDS} alternating rounds"
+    )
+
+
+def documents_of(root: Path) -> list[Document]:
+    """The first chats of the shuffled stream, each alone: ids, and the token that follows each."""
+    from ptw.data.stream import Stream
+    from ptw.tokens.tokenizer import open_tokenizer
+
+    from ptw.workspace.manifest import read
+
+    declared = read(root)
+    tokenizer = open_tokenizer(declared, "stories")
+    stream = Stream(root, declared.datasets["chats"], tokenizer, window=WINDOW, seed=0, epochs=1)
+    documents: list[Document] = []
+    for row in stream:
+        bounds = np.cumsum(row.lengths)[:-1]
+        ids = np.split(row.ids[: sum(row.lengths)], bounds)
+        documents += zip(ids, np.split(row.targets[: sum(row.lengths)], bounds), strict=True)
+    # a packer draws documents that fit together: batches of the padded side are drawn anew
+    random.Random(0).shuffle(documents)
+    return documents[:DOCUMENTS]
+
+
+def pack(documents: Sequence[Document]) -> list[list[Document]]:
+    """Rows of at most WINDOW tokens, by best fit: what the stream does, on exactly these documents."""
+    rows: list[list[Document]] = []
+    room: list[int] = []
+    for document in sorted(documents, key=lambda document: -len(document[0])):
+        length = len(document[0])
+        fits = [number for number, left in enumerate(room) if left >= length]
+        if fits:
+            best = min(fits, key=lambda number: room[number])
+            rows[best].append(document)
+            room[best] -= length
+        else:
+            rows.append([document])
+            room.append(WINDOW - length)
+    return rows
+
+
+class Step:
+    """One training step of the model, packed or padded."""
+
+    def __init__(self, root: Path) -> None:
+        from ptw.ports.load import load
+
+        self.module = load(root / "stories", root).module
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-5)
+
+    def all_packed(self, rows: Sequence[Sequence[Document]]) -> None:
+        for row in rows:
+            self.learn([row], WINDOW, "documents")
+
+    def all_padded(self, batches: Sequence[Sequence[Document]], backend: Backend) -> None:
+        for batch in batches:
+            longest = max(len(ids) for ids, _ in batch)
+            self.learn([[document] for document in batch], longest, backend)
+
+    def learn(self, rows: Sequence[Sequence[Document]], width: int, backend: Backend) -> None:
+        from ptw.nn.layout import Layout
+
+        ids = torch.zeros(len(rows), width, dtype=torch.int64)
+        targets = torch.full((len(rows), width), -100)
+        for number, row in enumerate(rows):
+            joined = np.concatenate([document[0] for document in row])
+            ids[number, : len(joined)] = torch.from_numpy(joined)
+            targets[number, : len(joined)] = torch.from_numpy(np.concatenate([d[1] for d in row]))
+        layout = Layout.of_documents([[len(d[0]) for d in row] for row in rows], width, backend=backend)
+        loss = self.module.head().loss(self.module(ids, layout), targets) / (targets != -100).sum()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+if __name__ == "__main__":
+    main()

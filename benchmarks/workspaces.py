@@ -1,0 +1,51 @@
+"""How does a benchmark make a workspace and use it as a user would?"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+
+@contextmanager
+def workspace(toml: str, links: dict[str, Path] | None = None) -> Iterator[Path]:
+    """A workspace in a temporary folder; `links` are folders that it sees under these names."""
+    root = Path(mkdtemp(prefix="ptw-benchmark-"))
+    try:
+        (root / "data").mkdir()
+        for name, target in (links or {}).items():
+            (root / name).symlink_to(target)
+        (root / "workspace.toml").write_text(toml, encoding="utf-8")
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "ptw", *arguments]
+
+
+def ptw(root: Path, *arguments: str) -> str:
+    """What the command writes to stdout. Its progress and its errors are shown as they come."""
+    print(f"$ ptw {' '.join(arguments)}", file=sys.stderr, flush=True)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command(*arguments), cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"ptw {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+def figures_of(root: Path, *arguments: str) -> dict[str, Any]:
+    """What a command with --json says."""
+    figures: dict[str, Any] = json.loads(ptw(root, *arguments, "--json"))
+    return figures
+
+
+def latest_run(root: Path) -> str:
+    """The name of the run that was begun last."""
+    return max((root / "runs").iterdir(), key=lambda folder: folder.stat().st_ctime).name
