@@ -1,0 +1,1 @@
+"""How do rows of files become packed rows of ids and targets?"""

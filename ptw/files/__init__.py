@@ -1,0 +1,1 @@
+"""How are rows read from files, local or remote, in bounded memory?"""

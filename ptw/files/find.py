@@ -1,0 +1,113 @@
+"""Which files does a source name, and how is one opened?"""
+
+import glob
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+
+from ptw.errors import PtwError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a source: `place` is how messages call it, `path` what its filesystem opens."""
+
+    place: str
+    path: str
+    remote: bool
+
+
+def find(root: Path, source: tuple[str, ...]) -> tuple[File, ...]:
+    """The files of globs relative to `root` or of fsspec URLs, each once, in the order of `source`, a glob's sorted.
+
+    PtwError: a pattern that no file matches, an unknown kind of file, a store that doesn't answer.
+    """
+    files: dict[str, File] = {}
+    for pattern in source:
+        found = _find_remote(pattern) if "://" in pattern else _find_local(root, pattern)
+        if not found:
+            where = "there" if "://" in pattern else f"under {root}"
+            raise PtwError(f"source {pattern!r}: no file {where} matches; check the path, or create the file")
+        files |= {file.place: file for file in found if file.place not in files}
+    for file in files.values():
+        if not file.place.endswith(SUFFIXES):
+            raise PtwError(f"{file.place}: rows are read from {', '.join(SUFFIXES)}; convert the file to one of these")
+    return tuple(files.values())
+
+
+def open_file(file: File) -> BinaryIO:
+    """The file's raw bytes, seekable; a remote file is fetched piece by piece."""
+    try:
+        if not file.remote:
+            return open(file.path, "rb")
+        handle: BinaryIO = fsspec.open(file.path, "rb", cache_type="readahead", block_size=8 * _CHUNK_BYTES).open()
+        return handle
+    except Exception as error:  # each store's driver has exceptions of its own
+        raise PtwError(f"{file.place}: can't be opened ({_reason(error)})") from error
+
+
+def size_bytes(file: File) -> int:
+    """The file's size, without reading it."""
+    try:
+        if not file.remote:
+            return Path(file.path).stat().st_size
+        return int(_info(file)["size"] or 0)
+    except (OSError, KeyError, TypeError) as error:
+        raise PtwError(f"{file.place}: its size can't be read ({_reason(error)})") from error
+
+
+def content_digest(files: tuple[File, ...]) -> str:
+    """One digest of what the files hold: of their bytes, or of what a remote store says identifies them."""
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.place}\0{_identity(file)}\n".encode())
+    return total.hexdigest()
+
+
+def _identity(file: File) -> str:
+    if file.remote:
+        info = _info(file)
+        marks = (info.get(key) for key in ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "updated"))
+        return "\0".join([str(info.get("size")), *(str(mark) for mark in marks if mark is not None)])
+    with open_file(file) as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _info(file: File) -> dict[str, Any]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(file.path)
+        return dict(filesystem.info(path))
+    except Exception as error:  # each store's driver has exceptions of its own
+        raise PtwError(f"{file.place}: can't be read ({_reason(error)})") from error
+
+
+def _find_local(root: Path, pattern: str) -> list[File]:
+    # a literal name may hold a glob's characters
+    names = [pattern] if (root / pattern).is_file() else glob.glob(pattern, root_dir=root, recursive=True)
+    places = sorted(Path(name).as_posix() for name in names)
+    return [File(place, str(root / place), False) for place in places if (root / place).is_file()]
+
+
+def _find_remote(pattern: str) -> list[File]:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(pattern)
+        # a URL's query is no glob
+        is_glob = any(mark in path for mark in "*[") and not pattern.startswith("http")
+        paths = sorted(filesystem.glob(path)) if is_glob else [path] if filesystem.exists(path) else []
+        urls = [str(filesystem.unstrip_protocol(path)) for path in paths]
+    except ImportError as error:
+        raise PtwError(f"source {pattern!r}: this kind of URL needs a driver ({error})") from error
+    except Exception as error:  # each store's driver has exceptions of its own
+        hint = "check the address, the credentials, and the endpoint in the environment (AWS_ENDPOINT_URL for S3)"
+        raise PtwError(f"source {pattern!r}: the store doesn't answer ({_reason(error)}); {hint}") from error
+    return [File(url, url, True) for url in urls]
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,151 @@
+"""How are the rows of one file read, from its beginning or from a place inside it?"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import pyarrow
+import pyarrow.parquet
+import zstandard
+
+from ptw.errors import PtwError
+from ptw.files.find import File, open_file
+
+_CHUNK_BYTES = 1 << 20
+_LONGEST_LINE_BYTES = 256 << 20
+_PARQUET_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row. `number` counts lines (parquet: rows) from 1; the file goes on at byte `end` of its plain content."""
+
+    place: str
+    value: dict[str, Any]
+    number: int = 0
+    end: int = 0
+    size: int = 0
+
+
+def read(file: File, number: int = 0, byte: int = 0) -> Iterator[Row]:
+    """The rows after line (parquet: row) `number`, which ends at `byte`; as a row's own `number` and `end` say.
+
+    PtwError names file and line: not JSON, not UTF-8, not an object, cut off, unreadable.
+    """
+    with open_file(file) as handle:
+        if file.place.endswith(".parquet"):
+            yield from _parquet_rows(file, handle, number)
+        else:
+            yield from _json_rows(file, handle, number, byte)
+
+
+def _json_rows(file: File, handle: BinaryIO, number: int, byte: int) -> Iterator[Row]:
+    for line in _lines(file, _content(file, handle, byte)):
+        number, byte = number + 1, byte + len(line) + 1
+        if line.strip():
+            place = f"{file.place}:{number}"
+            yield Row(place, _parse(place, line, first=number == 1), number, byte, len(line))
+
+
+def _parse(place: str, line: bytes, first: bool) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode("utf-8-sig" if first else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise PtwError(f"{place}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise PtwError(f"{place}: not JSON ({error}); every line must hold one JSON object") from error
+    if not isinstance(value, dict):
+        raise PtwError(f"{place}: a row must be a JSON object, this is {_json_kind(value)}")
+    return value
+
+
+def _lines(file: File, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    rest = bytearray()
+    for chunk in chunks:
+        if b"\n" not in chunk:
+            rest += chunk
+        else:
+            first, *lines, last = chunk.split(b"\n")
+            yield bytes(rest + first)
+            yield from lines
+            rest = bytearray(last)
+        if len(rest) > _LONGEST_LINE_BYTES:
+            raise PtwError(f"{file.place}: a line is longer than {_LONGEST_LINE_BYTES >> 20} MiB; is this .jsonl?")
+    if rest:
+        yield bytes(rest)
+
+
+def _content(file: File, handle: BinaryIO, byte: int) -> Iterator[bytes]:
+    """The plain content from `byte` on; what is compressed can only be skipped by decompressing it."""
+    if file.place.endswith(".jsonl"):
+        handle.seek(byte)
+        yield from _told(file, iter(lambda: handle.read(_CHUNK_BYTES), b""))
+        return
+    for chunk in _told(file, _gunzip(handle) if file.place.endswith(".gz") else _unzstd(handle)):
+        if byte >= len(chunk):
+            byte -= len(chunk)
+        else:
+            yield chunk[byte:]
+            byte = 0
+
+
+def _gunzip(handle: BinaryIO) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=handle) as content:
+        yield from iter(lambda: content.read(_CHUNK_BYTES), b"")
+
+
+def _unzstd(handle: BinaryIO) -> Iterator[bytes]:
+    """As zstandard's stream reader, which takes a frame that was cut off for a whole one."""
+    frame, begun = zstandard.ZstdDecompressor().decompressobj(), False
+    while chunk := handle.read(1 << 16):
+        while chunk:
+            begun = True
+            yield frame.decompress(chunk)
+            chunk = frame.unused_data
+            if frame.eof:
+                frame, begun = zstandard.ZstdDecompressor().decompressobj(), False
+    if begun:
+        raise EOFError("the last frame is incomplete")
+
+
+def _told(file: File, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks; a fault of the bytes or of the store becomes a message that names the file."""
+    try:
+        yield from chunks
+    except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        raise PtwError(f"{file.place}: cut off or damaged ({error}); write or fetch the file again") from error
+    except OSError as error:
+        raise PtwError(f"{file.place}: can't be read ({error})") from error
+
+
+def _parquet_rows(file: File, handle: BinaryIO, number: int) -> Iterator[Row]:
+    try:
+        parquet = pyarrow.parquet.ParquetFile(handle)
+        done = 0
+        for group in range(parquet.num_row_groups):
+            rows = parquet.metadata.row_group(group).num_rows
+            if done + rows > number:
+                yield from _group_rows(file, parquet, group, done, number)
+            done += rows
+    # an OSError is how pyarrow says most damage
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise PtwError(f"{file.place}: cut off or no parquet ({error}); write or fetch the file again") from error
+
+
+def _group_rows(file: File, parquet: Any, group: int, done: int, number: int) -> Iterator[Row]:
+    for batch in parquet.iter_batches(batch_size=_PARQUET_ROWS, row_groups=[group], use_threads=False):
+        if done + len(batch) > number:
+            size = batch.nbytes // len(batch)
+            skipped = max(number - done, 0)
+            for at, value in enumerate(batch.slice(skipped).to_pylist(), start=done + skipped + 1):
+                yield Row(f"{file.place}:row {at}", value, at, 0, size)
+        done += len(batch)
+
+
+def _json_kind(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return {list: "a list", str: "a string"}.get(type(value), "a number")
