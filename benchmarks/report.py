@@ -96,7 +96,7 @@ def medians(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     """
     taken: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
-        for name in list(works) if number % 2 else list(reversed(works)):
+        for name in list(works) if number % 2 else list(works)[::-1]:
             took = seconds(works[name])
             if number:
                 taken[name].append(took)

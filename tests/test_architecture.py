@@ -33,7 +33,7 @@ ARROWS = {
 # What a room may import beside these plain parts of the standard library.
 PLAIN = {"__future__", "collections", "dataclasses", "functools", "itertools", "math", "typing"}
 MAY_IMPORT = {
-    "models": {"torch", "ptw.nn", "ptw.ports.weights"},
+    "models": {"torch", "ptw.errors", "ptw.nn", "ptw.ports.weights"},
     "recipes": {"torch", "ptw.train"},
     "verifiers": {"torch"},
 }
