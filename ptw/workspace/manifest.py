@@ -1,7 +1,7 @@
 """What does a workspace declare? workspace.toml, checked whole, then frozen."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -57,7 +57,7 @@ class RecipeEntry:
     dataset: str
     eval_dataset: str | None = None
     cluster: str | None = None
-    settings: Mapping[str, object] = MappingProxyType({})
+    settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)
