@@ -1,0 +1,134 @@
+"""How does a tokenizer's chat template write a conversation, and how does it end an assistant's turn?"""
+
+import os
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import jinja2
+import jinja2.meta
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from ptw.errors import PtwError
+
+Message = dict[str, Any]
+
+_PROBE = [
+    {"role": "user", "content": "first question"},
+    {"role": "assistant", "content": "first answer"},
+    {"role": "user", "content": "second question"},
+    {"role": "assistant", "content": "second answer"},
+]
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_CONSTANTS = {"messages", "tools", "documents", "add_generation_prompt"}
+
+
+class Chat:
+    """The chat template of one tokenizer; everything it writes is rendered by transformers."""
+
+    def __init__(self, hf: Any, name: str, special_tokens: Sequence[str]) -> None:
+        self._hf = hf
+        self._name = name
+        # the longest first, so that none hides in another
+        specials = sorted(filter(None, special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, specials)) or "(?!)")
+
+    def text(
+        self, messages: list[Message], tools: list[Any] | None = None, prompt: bool = False, **options: bool
+    ) -> str:
+        """The template's text; `prompt` adds what generation starts from. PtwError says what the template refuses."""
+        self._require()
+        try:
+            written = self._hf.apply_chat_template(
+                messages, tools=tools, add_generation_prompt=prompt, tokenize=False, **options
+            )
+        except Exception as error:  # a template is foreign code
+            raise PtwError(f"the chat template of tokenizer {self._name} refuses this chat: {error}") from error
+        return str(written)
+
+    def is_marked(self, tools: list[Any] | None) -> bool:
+        """Whether the template says by {% generation %} what the assistant writes."""
+        self._require()
+        return bool(_GENERATION.search(self._hf.get_chat_template(None, tools)))
+
+    def marked_text(
+        self, messages: list[Message], tools: list[Any] | None
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and the spans in characters that the template's {% generation %} blocks wrote."""
+        try:
+            texts, spans = render_jinja_template(
+                [messages],
+                tools=tools,
+                chat_template=self._hf.get_chat_template(None, tools),
+                return_assistant_tokens_mask=True,
+                **self._hf.special_tokens_map,
+            )
+        except Exception as error:  # a template is foreign code
+            raise PtwError(f"the chat template of tokenizer {self._name} refuses this chat: {error}") from error
+        return texts[0], spans[0]
+
+    @cached_property
+    def options(self) -> tuple[dict[str, bool], ...]:
+        """The ways to ask for a generation prompt: plainly, and with each switch for thinking that the template has."""
+        self._require()
+        template = self._hf.chat_template
+        names: set[str] = set()
+        for source in template.values() if isinstance(template, dict) else [template]:
+            # the markers are an extension of transformers; they declare nothing
+            plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", source)
+            environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])  # noqa: S701, only parsed
+            names |= jinja2.meta.find_undeclared_variables(environment.parse(plain))
+        switches = sorted(name for name in names - _CONSTANTS if "think" in name)
+        return ({}, *({name: value} for name in switches for value in (False, True)))
+
+    @cached_property
+    def closing(self) -> str:
+        """What ends an assistant's turn, up to and with the special token in it, if there is one."""
+        text = self.text(_PROBE)
+        try:
+            between = text.split("first answer", 1)[1].split("second question", 1)[0]
+            last = text.split("second answer", 1)[1]
+        except IndexError:
+            raise PtwError(
+                f"the chat template of tokenizer {self._name} doesn't write a plain conversation of two turns; "
+                "give the tokenizer a `chat_template` with {% generation %} markers"
+            ) from None
+        closing = self._through_special(_common(self._whole(between), self._whole(last))) or self._through_special(last)
+        if not closing:
+            raise PtwError(
+                f"the chat template of tokenizer {self._name} writes nothing after an assistant's answer, so that a "
+                "model would never learn to stop; give the tokenizer a `chat_template` that ends turns"
+            )
+        return closing
+
+    def end_of_turn(self, turn: str) -> int | None:
+        """Where the assistant's part of `turn`, a last turn, ends: after the closing, or its last special token."""
+        at = turn.rfind(self.closing)
+        if at >= 0:
+            return at + len(self.closing)
+        ends = [match.end() for match in self._special.finditer(turn)]
+        return ends[-1] if ends else None
+
+    def _whole(self, text: str) -> list[str]:
+        """The characters of `text`, each special token as one."""
+        pieces, at = list[str](), 0
+        for match in self._special.finditer(text):
+            pieces += [*text[at : match.start()], match.group()]
+            at = match.end()
+        return [*pieces, *text[at:]]
+
+    def _through_special(self, text: str) -> str:
+        ends = [match.end() for match in self._special.finditer(text)]
+        return text[: ends[-1]] if ends else text
+
+    def _require(self) -> None:
+        if not self._hf.chat_template:
+            raise PtwError(
+                f"tokenizer {self._name} has no chat template, which chats need; name a Jinja file in its table: "
+                'chat_template = "chat.jinja"'
+            )
+
+
+def _common(one: list[str], other: list[str]) -> str:
+    return "".join(os.path.commonprefix([one, other]))
