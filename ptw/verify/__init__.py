@@ -1,0 +1,1 @@
+"""Is a port the same function as its Hugging Face reference?"""

@@ -1,0 +1,62 @@
+"""What may code that is not trusted do inside its process? No reference, no network, no other process.
+
+The file tree and the namespaces around the process are the walls; this is the lock on the inside, which also
+holds where a machine gives no namespaces.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+REFUSED_MODULES = ("transformers", "peft", "vllm", "trl", "accelerate", "huggingface_hub")
+REFUSED_EVENTS = ("socket.", "os.fork", "os.exec", "os.posix_spawn", "os.system", "subprocess.", "os.kill", "pty.")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
+
+
+class Refused(ImportError):
+    """Not to be caught by `except PermissionError`: an import that fails falls back in honest code too."""
+
+
+class Guard(importlib.abc.MetaPathFinder):
+    """Stands before every other finder, so that the reference can't be imported by name."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname.split(".")[0] in REFUSED_MODULES:
+            raise Refused(f"a port can't import {fullname}: it must not lean on the reference")
+        return None
+
+
+def run(module: str, folders: dict[str, str]) -> None:
+    """Import `module`, close the door, and call its `main(folders)`."""
+    sys.meta_path.insert(0, Guard())
+    main = importlib.import_module(module).main
+    _close(folders)
+    main(folders)
+
+
+def _close(folders: dict[str, str]) -> None:
+    """From here on: read anything that is left, write to the output and /tmp, start and reach nothing."""
+    writable = (os.path.realpath(folders["output"]), "/tmp", "/dev/shm", "/dev/null")
+
+    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+        if event.startswith(REFUSED_EVENTS):
+            raise PermissionError(f"a port can't do this: {event}")
+        if event != "open" or not isinstance(arguments[0], str | bytes):
+            return
+        path = os.path.realpath(os.fsdecode(arguments[0]))
+        if any(f"/{name}/" in path for name in REFUSED_MODULES):
+            raise PermissionError(f"a port can't read {path}")
+        writes = bool(arguments[2] & WRITING) if isinstance(arguments[2], int) else False
+        if writes and not path.startswith(writable):
+            raise PermissionError(f"a port can't write {path}")
+
+    sys.addaudithook(refuse)

@@ -1,0 +1,84 @@
+"""Which inputs show a mistake? Documents of uneven lengths around every bound that the configuration has."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LONG = 257
+STEPS = 5  # tokens decoded one by one after the prefill
+NEW_TOKENS = 6
+NUDGED_LENGTH = 9
+Tensors = dict[str, Tensor]
+
+
+def inputs(config: Any, draw: random.Random, *, thorough: bool) -> Tensors:
+    """What port and reference are given. D documents of `lengths` stand one after the other in `ids`.
+
+    row: the row of a packed batch that a document lies in. changed: `ids` with the tokens of document
+    `changed_document` replaced. decode_document, decode_prefill: documents that are decoded side by side, and
+    how many of their tokens come first; decode_steps follow one by one. new_tokens: to be generated greedily
+    from each prefill. nudged: the document on which every weight's effect is looked at; empty for none.
+    """
+    lengths = _lengths(config, draw, thorough=thorough)
+    vocabulary = int(config.vocab_size)
+    documents = [_document(length, place, vocabulary, draw) for place, length in enumerate(lengths)]
+    changed = draw.randrange(len(lengths) - 1)
+    other = [*documents]
+    other[changed] = [(token + 1 + draw.randrange(vocabulary - 1)) % vocabulary for token in documents[changed]]
+    decoded = [place for place, length in enumerate(lengths) if length > 1][-3:]
+    nudged = _document(NUDGED_LENGTH, 0, vocabulary, draw) if thorough else []
+    return {
+        "ids": torch.tensor([token for document in documents for token in document]),
+        "changed": torch.tensor([token for document in other for token in document]),
+        "lengths": torch.tensor(lengths),
+        "row": torch.tensor(_rows(lengths)),
+        "changed_document": torch.tensor([changed]),
+        "decode_document": torch.tensor(decoded),
+        "decode_prefill": torch.tensor([lengths[place] - min(STEPS, lengths[place] - 1) for place in decoded]),
+        "decode_steps": torch.tensor([min(STEPS, min(lengths[place] for place in decoded) - 1)]),
+        "new_tokens": torch.tensor([NEW_TOKENS]),
+        "nudged": torch.tensor(nudged, dtype=torch.int64),
+    }
+
+
+def bounds(config: Any) -> list[int]:
+    """Lengths at which the configuration changes what a token sees: its window, its original context."""
+    found = {value for value in (getattr(config, "sliding_window", None),) if value}
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        kind = parameters.get("rope_type")
+        if kind == "dynamic":
+            found.add(config.max_position_embeddings)
+        if original := parameters.get("original_max_position_embeddings"):
+            found.add(original)
+    return sorted(bound for bound in found if bound < LONG)
+
+
+def _lengths(config: Any, draw: random.Random, *, thorough: bool) -> list[int]:
+    lengths = [1, 2, 7] if thorough else [2]
+    for bound in bounds(config):
+        lengths += [bound - 1, bound, bound + 1, bound + 3, 3 * bound + 5] if thorough else [bound - 1, bound + 3]
+    lengths = [length for length in lengths if length > 0]
+    lengths += [37, LONG] if thorough else [draw.randrange(64, 180)]
+    draw.shuffle(lengths)
+    return lengths
+
+
+def _document(length: int, place: int, vocabulary: int, draw: random.Random) -> list[int]:
+    """Tokens at random; every fourth document repeats one, every fourth a few; the last id is in all."""
+    if place % 4 == 1:
+        return [draw.randrange(vocabulary)] * length
+    choices = range(vocabulary) if place % 4 != 2 else draw.sample(range(vocabulary), 3)
+    tokens = [draw.choice(choices) for _ in range(length)]
+    tokens[draw.randrange(length)] = vocabulary - 1
+    return tokens
+
+
+def _rows(lengths: list[int]) -> list[int]:
+    """Two rows of unequal width: the shorter is padded."""
+    first = max(1, 2 * len(lengths) // 3)
+    return [0 if place < first else 1 for place in range(len(lengths))]

@@ -1,0 +1,92 @@
+"""What does the reference compute? Hugging Face's own class, built from a checkpoint's files and run exactly.
+
+Imports transformers: used in the case maker's and the reference's processes only, never in a port's.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ptw.errors import PtwError
+from ptw.verify.informative import informative_weights
+
+# kernels that take no fp64 have a plain path beside them
+PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
+
+
+def config_class(model_type: str) -> Any:
+    """The config class of a family of causal language models."""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise PtwError(
+            f"models/{model_type}.py: transformers has no causal language model of model_type {model_type!r}: "
+            "name the file by the model_type of the checkpoint's config.json"
+        )
+    return CONFIG_MAPPING[model_type]
+
+
+def architecture(config: Any) -> str:
+    """The class name that a checkpoint's config.json states."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return str(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__)
+
+
+def build(config: Any) -> nn.Module:
+    """A model of this config in fp64, to be filled. Call it under `exact()`."""
+    from transformers import AutoModelForCausalLM
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    model: nn.Module = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float64, **PLAIN)
+    return model.eval()
+
+
+def drawn(config: Any, seed: int) -> nn.Module:
+    """A model of this config with informative weights. Call it under `exact()`."""
+    torch.manual_seed(seed)
+    model = build(config)
+    informative_weights(model, seed)
+    return model
+
+
+def opened(folder: Path) -> nn.Module:
+    """The model of a checkpoint's folder, its weights read exactly. Call it under `exact()`."""
+    from transformers import AutoConfig
+
+    model = build(AutoConfig.from_pretrained(folder))
+    state = load_file(folder / "model.safetensors")
+    model.load_state_dict(state, strict=False)  # tied weights are left out of the file; the judge holds the names
+    tie = getattr(model, "tie_weights", None)
+    if tie is not None:
+        tie()
+    return model
+
+
+def fresh(model: nn.Module) -> nn.Module:
+    """The same parameters in a model that has run nothing: length-dependent RoPE keeps what it saw last."""
+    shared = {id(tensor): tensor for tensor in model.parameters()}
+    return copy.deepcopy(model, shared)  # type: ignore[arg-type]
+
+
+def forward(model: nn.Module, ids: Tensor) -> Tensor:
+    """(T, V) logits of one document, (T,) ids, with nothing cached."""
+    logits: Tensor = fresh(model)(ids[None], use_cache=False).logits[0]
+    return logits
+
+
+def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint of this model holds, under its names; of tied tensors, one."""
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    left_out = set(tied) if isinstance(tied, Mapping) else set()
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
+    return {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in state.items()}

@@ -1,0 +1,160 @@
+"""How does code that is not trusted run? In a process that sees little, reaches nothing and ends in time.
+
+Where the machine lends namespaces (root, or users may make their own) the process has its own file tree, in
+which `transformers`, the caches and the workspace are not there, no network, and no view of other processes.
+Without them, limits and guards inside the process remain. What could not be enforced is in `Outcome.missing`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ptw
+from ptw.errors import PtwError
+
+PACKAGE = Path(ptw.__file__).resolve().parent
+ENTER = Path(__file__).resolve().with_name("enter.py")
+HIDDEN = ("transformers", "peft", "vllm", "trl", "accelerate")
+NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=SIGKILL")
+LAST_LINES = 12
+
+
+@dataclass(frozen=True)
+class Limits:
+    seconds: int = 120
+    memory_bytes: int = 12 << 30  # of address space: importing torch alone takes about four
+    processes: int = 64
+    file_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Outcome:
+    error: str = ""  # why it failed, with the process's own last lines; empty when it ended well
+    missing: tuple[str, ...] = field(default=())  # protections that this machine did not give
+
+
+def run_apart(module: str, inputs: Mapping[str, Path], output: Path, limits: Limits | None = None) -> Outcome:
+    """Run `module.main(folders)` apart; `folders` names each input (read-only) and `output` (writable)."""
+    limits = limits or Limits()
+    output.mkdir(parents=True, exist_ok=True)
+    prefix = namespaces()
+    status_read, status_write = os.pipe()
+    spec = _spec(module, inputs, output, limits, namespaced=prefix is not None)
+    command = [*(prefix or ()), sys.executable, "-I", str(ENTER), str(status_write), json.dumps(spec)]
+    with open(status_read) as status:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            pass_fds=[status_write],
+            start_new_session=True,
+            cwd="/",
+        )
+        os.close(status_write)
+        error = _wait(process, limits.seconds)
+        reported = status.read()
+    missing = json.loads(reported)["missing"] if reported else []
+    return Outcome(error=error, missing=tuple(missing))
+
+
+@functools.cache
+def namespaces() -> tuple[str, ...] | None:
+    """The command that gives a process its own file tree, network and process table, if there is one."""
+    unshare = shutil.which("unshare")
+    if unshare is None or os.environ.get("PTW_SANDBOX") == "plain":
+        return None
+    as_user = (unshare, "--user", "--map-root-user", *NAMESPACES)
+    tries = [(unshare, *NAMESPACES), as_user] if os.geteuid() == 0 else [as_user]
+    for prefix in tries:
+        trial = [*prefix, "mount", "-t", "tmpfs", "none", "/mnt"]
+        if subprocess.run(trial, capture_output=True, check=False, timeout=30).returncode == 0:
+            return prefix
+    return None
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: int) -> str:
+    try:
+        _, stderr = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        return f"took longer than its {seconds} seconds and was ended"
+    finally:
+        _end(process)
+    if process.returncode == 0:
+        return ""
+    lines = [line for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    said = "\n".join(lines[-LAST_LINES:]) or "without a word"
+    return f"ended with status {process.returncode}:\n{said}"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process and those it started: its session's group, and with its init the whole process table."""
+    try:
+        os.killpg(process.pid, 9)
+    except ProcessLookupError:
+        pass
+    if process.stderr and not process.stderr.closed:
+        process.stderr.close()
+    process.wait()
+
+
+def _spec(
+    module: str, inputs: Mapping[str, Path], output: Path, limits: Limits, *, namespaced: bool
+) -> dict[str, object]:
+    return {
+        "module": module,
+        "inputs": {name: str(path.resolve()) for name, path in inputs.items()},
+        "output": str(output.resolve()),
+        "package": str(PACKAGE),
+        "system": [str(path) for path in _system_folders()],
+        "hidden": [str(path) for path in hidden_folders()],
+        "executable": sys.executable,
+        "namespaced": namespaced,
+        # root inside a user namespace of its own is nobody outside it
+        "is_root": os.geteuid() == 0 and "--user" not in (namespaces() or ()),
+        "seconds": limits.seconds,
+        "memory_bytes": limits.memory_bytes,
+        "processes": limits.processes,
+        "file_bytes": limits.file_bytes,
+    }
+
+
+def _system_folders() -> list[Path]:
+    """Where Python and the system's libraries live: all of the machine's files that the process sees."""
+    python = {Path(sys.base_prefix), Path(sys.prefix), Path(sys.executable).resolve().parent.parent}
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        raise PtwError("torch is not installed in this environment: install ptw with its dependencies")
+    python.add(Path(torch.origin).parent.parent)
+    system = [Path(folder) for folder in ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")]
+    # parents first, so that a folder inside another is not bound twice
+    chosen: list[Path] = []
+    for path in sorted([*system, *python], key=lambda path: len(path.parts)):
+        inside = any(path.is_relative_to(parent) for parent in chosen)
+        if path.exists() and not inside and path != Path("/"):
+            chosen.append(path)
+    return chosen
+
+
+@functools.cache
+def hidden_folders() -> tuple[Path, ...]:
+    """Wherever this machine's Pythons hold the reference or a copy of it, and what else wraps it."""
+    sites = {Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib"))}
+    sites |= {Path(entry) for entry in sys.path if entry}
+    for prefix in (sys.base_prefix, sys.prefix, "/usr", "/usr/local"):
+        for pattern in ("lib/python3*/site-packages", "lib/python3*/dist-packages", "lib/python3/dist-packages"):
+            sites |= set(Path(prefix).glob(pattern))
+    found = {(site / name).resolve() for site in sites for name in HIDDEN if (site / name).is_dir()}
+    return tuple(sorted(found))
