@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.readme import README, with_table
+
 
 def ptw(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ptw", *arguments]
@@ -32,3 +34,8 @@ def test_the_repository_verifies_its_own_ports(repository: Path) -> None:
     verified = ptw(repository, "verify", "--json")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert json.loads(verified.stdout)
+
+
+def test_the_readme_shows_the_figures_that_were_measured() -> None:
+    readme = README.read_text(encoding="utf-8")
+    assert with_table(readme) == readme, "`python -m benchmarks.readme` writes them anew"
