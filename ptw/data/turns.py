@@ -1,0 +1,140 @@
+"""Which ids of a rendered chat did the assistant write?
+
+Where the template has {% generation %} markers, they say it. Elsewhere a turn is learnt where the template's text of
+the whole chat goes on from the prompt that generation would start from, with the text that generation would have to
+write. A turn that the template reshapes once others follow (thinking that is stripped) is context, not a target.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ptw.errors import PtwError
+from ptw.tokens.chat import Message
+from ptw.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class RenderedChat:
+    """The template's own ids of a chat; `learn` marks what the assistant wrote; turns kept as `context` only."""
+
+    text: str
+    ids: np.ndarray
+    learn: np.ndarray
+    context: int = 0
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A text, its ids, and where in the text each begins and ends."""
+
+    text: str
+    ids: list[int]
+    spans: list[tuple[int, int]]
+    starts: list[int]
+
+
+def render_chat(tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None) -> RenderedChat:
+    """PtwError: what the template refuses, a mask that can't be proven, or nothing to learn."""
+    if tokenizer.template.is_marked(tools):
+        return _marked_chat(tokenizer, messages, tools)
+    text = tokenizer.template.text(messages, tools)
+    whole = _encoded(tokenizer, text)
+    learn, context = np.zeros(len(whole.ids), dtype=bool), 0
+    for at, message in enumerate(messages):
+        if message["role"] == "assistant":
+            span = _learnt_span(tokenizer, messages, tools, at, text)
+            if span is None:
+                context += 1
+            else:
+                begin, end = (_boundary(tokenizer, whole, place, at) for place in span)
+                learn[begin:end] = True
+    if not learn.any():
+        raise PtwError(
+            "nothing to learn: the chat template doesn't go on from its own generation prompt with any answer as it "
+            "stands in this chat; give the tokenizer a `chat_template` with {% generation %} markers"
+        )
+    return RenderedChat(text, np.array(whole.ids, dtype=np.int32), learn, context)
+
+
+def _learnt_span(
+    tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None, at: int, text: str
+) -> tuple[int, int] | None:
+    """From which to which character the answer of message `at` stands in `text`; None when it is context only."""
+    template = tokenizer.template
+    as_last = text if at == len(messages) - 1 else template.text(messages[: at + 1], tools)
+    prompts = _prompts(tokenizer, messages, tools, at, as_last)
+    headed = max((len(prompt) for prompt in prompts if as_last.startswith(prompt)), default=None)
+    begin = max((len(prompt) for prompt in prompts if text.startswith(prompt)), default=None)
+    if headed is None or begin is None:
+        return None
+    turn = as_last[headed:]
+    end = template.end_of_turn(turn)
+    if end is None:
+        raise PtwError(f"message {at + 1}: the chat template doesn't end this turn with {template.closing!r}")
+    return (begin, begin + end) if text.startswith(turn[:end], begin) else None
+
+
+def _prompts(
+    tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None, at: int, as_last: str
+) -> list[str]:
+    """What generation of message `at` may start from; the header of a thinking switch is no answer."""
+    template = tokenizer.template
+    if at > 0:
+        return [template.text(messages[:at], tools, prompt=True, **options) for options in template.options]
+    # no template renders no message: the header is found behind a question
+    question = [{"role": "user", "content": "question"}]
+    prompts = []
+    for options in template.options:
+        asked = template.text(question, None, prompt=True, **options)
+        plain = template.text(question, None)
+        shared = next((i for i, (a, b) in enumerate(zip(asked, plain, strict=False)) if a != b), len(plain))
+        header = asked[shared:]
+        if header and header in as_last:
+            prompts.append(as_last[: as_last.index(header) + len(header)])
+    return prompts
+
+
+def _boundary(tokenizer: Tokenizer, whole: _Text, place: int, at: int) -> int:
+    """How many ids stand for the text before `place`.
+
+    Proven: up to there the text alone gives the same ids. Added tokens split a text before anything else looks at it,
+    so that it is enough to prove from the last one on.
+    """
+    count = bisect_left(whole.starts, place)
+    anchor = count - 1
+    while anchor > 0 and whole.ids[anchor] not in tokenizer.added_ids:
+        anchor -= 1
+    anchor = max(anchor, 0)
+    start = 0 if anchor == 0 else whole.starts[anchor]
+    if tokenizer.encode(whole.text[start:place]) != whole.ids[anchor:count]:
+        around = whole.text[max(place - 12, 0) : place + 12]
+        raise PtwError(
+            f"message {at + 1}: a token crosses the border between the template's text and the answer, at {around!r}, "
+            "so that a prompt's ids would not be those trained on; strip the white space around the answer, or end "
+            "the header with a special token in a `chat_template`"
+        )
+    return count
+
+
+def _marked_chat(tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None) -> RenderedChat:
+    """As transformers' return_assistant_tokens_mask, but a block that begins with a trimmed space ends nothing."""
+    text, blocks = tokenizer.template.marked_text(messages, tools)
+    whole = _encoded(tokenizer, text)
+    learn = np.zeros(len(whole.ids), dtype=bool)
+    for begin, end in blocks:
+        first = bisect_left(whole.starts, begin)
+        # an earlier token may reach into the block
+        while first > 0 and whole.spans[first - 1][1] > begin:
+            first -= 1
+        learn[first : bisect_left(whole.starts, end)] = begin < end
+    if not learn.any():
+        raise PtwError("nothing to learn: the chat template's {% generation %} blocks wrote nothing in this chat")
+    return RenderedChat(text, np.array(whole.ids, dtype=np.int32), learn)
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> _Text:
+    ids, spans = tokenizer.encode_with_starts(text)
+    return _Text(text, ids, spans, [span[0] for span in spans])
