@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,15 +22,17 @@ KINDS = {
     "array": "a list",
     "boolean": "true or false",
 }
-PATTERNS = {
-    "name": "a name has letters, digits, '.', '_' and '-', begins with a letter or digit, and has at most 64",
-    "revision": "pin the full commit: 40 hexadecimal digits in lower case",
-}
+NAME_RULE = "a name has letters, digits, '.', '_' and '-', begins with a letter or digit, and has at most 64"
+PINNED = "pin the full commit: 40 hexadecimal digits in lower case"
 
 
 def schema_text() -> str:
     """The schema as `ptw schema` prints it and the scaffold writes it."""
     return Path(__file__).with_name("schema.json").read_text(encoding="utf-8")
+
+
+def is_name(text: str) -> bool:
+    return re.search(json.loads(schema_text())["$defs"]["name"]["pattern"], text) is not None
 
 
 def violations(document: Document) -> list[Problem]:
@@ -76,7 +79,7 @@ def explained(document: Document, error: "ValidationError") -> Iterator[Problem]
         case "oneOf":
             yield exclusive(document, path, error)
         case "pattern" if "propertyNames" in error.absolute_schema_path:
-            yield document.problem([*path, error.instance], None, "not a name", PATTERNS["name"])
+            yield document.problem([*path, error.instance], None, "not a name", NAME_RULE)
         case _:
             yield plain(document, path, error)
 
@@ -124,7 +127,7 @@ def plain(document: Document, path: Sequence[str | int], error: "ValidationError
         case "pattern":
             revision = path[-1:] == ["revision"]
             message = "not a full commit" if revision else "not a name"
-            hint = PATTERNS["revision" if revision else "name"]
+            hint = PINNED if revision else NAME_RULE
         case _:
             message, hint = error.message, ""
     return document.problem(path, value, message, hint)
