@@ -126,7 +126,7 @@ def _read(case: CaseFiles, refused: list[str]) -> tuple[Tensors, Tensors] | None
 def _given(given: Path) -> Tensors:
     inputs = load_file(given / "inputs.safetensors")
     lengths = inputs["lengths"]
-    weights = load_file(given / "model.safetensors")
+    weights = load_file(given / "checkpoint" / "model.safetensors")
     return {
         "documents": torch.repeat_interleave(torch.arange(len(lengths)), lengths),
         "changed_document": inputs["changed_document"],

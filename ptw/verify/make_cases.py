@@ -70,12 +70,13 @@ class Trials:
 
 def _write(family: Any, configuration: Configuration, draw: random.Random, folder: Path, name: str) -> None:
     given = folder / "given" / name
-    given.mkdir(parents=True)
+    checkpoint = given / "checkpoint"
+    checkpoint.mkdir(parents=True)
     config = family(**json.loads(json.dumps(configuration.values)))
     seed = draw.getrandbits(48)
-    _write_config(config, configuration, given / "config.json", whole=draw.random() < 0.5)
+    _write_config(config, configuration, checkpoint / "config.json", whole=draw.random() < 0.5)
     model = reference.drawn(config, seed)
-    save_file(reference.saved_tensors(model), given / "model.safetensors", metadata={"format": "pt"})
+    save_file(reference.saved_tensors(model), checkpoint / "model.safetensors", metadata={"format": "pt"})
     save_file(inputs(config, draw, thorough=configuration.name in THOROUGH), given / "inputs.safetensors")
     case = {"name": configuration.name, "changes": configuration.changes, "seed": seed}
     (folder / "drawn").mkdir(exist_ok=True)

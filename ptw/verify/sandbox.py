@@ -44,9 +44,14 @@ class Outcome:
 
 
 def run_apart(module: str, inputs: Mapping[str, Path], output: Path, limits: Limits | None = None) -> Outcome:
-    """Run `module.main(folders)` apart; `folders` names each input (read-only) and `output` (writable)."""
+    """Run `module.main(folders)` apart; `folders` names each input (read-only) and `output` (writable).
+
+    Inputs are folders made for this: they become readable for all.
+    """
     limits = limits or Limits()
     output.mkdir(parents=True, exist_ok=True)
+    for path in inputs.values():
+        _readable(path)
     prefix = namespaces()
     status_read, status_write = os.pipe()
     spec = _spec(module, inputs, output, limits, namespaced=prefix is not None)
@@ -82,6 +87,12 @@ def namespaces() -> tuple[str, ...] | None:
         if subprocess.run(trial, capture_output=True, check=False, timeout=30).returncode == 0:
             return prefix
     return None
+
+
+def _readable(folder: Path) -> None:
+    """Inputs may be written for their owner only, and the process is a stranger."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: int) -> str:

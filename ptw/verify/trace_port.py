@@ -50,7 +50,7 @@ def main(folders: dict[str, str]) -> None:
 
 
 def _trace_case(port: Port, root: Path, given: Path, target: Path) -> None:
-    values = json.loads((given / "config.json").read_text())
+    values = json.loads((given / "checkpoint" / "config.json").read_text())
     try:
         port.Config.from_hf(values)
     except PtwError as refusal:
@@ -58,7 +58,7 @@ def _trace_case(port: Port, root: Path, given: Path, target: Path) -> None:
         return
     found = trace(port, root, given)
     save_file(found, target / "trace.safetensors")
-    export(load(given, root, port=port.model_type), target / "export")
+    export(load(given / "checkpoint", root, port=port.model_type), target / "export")
 
 
 def trace(port: Port, root: Path, given: Path) -> Tensors:
@@ -66,7 +66,7 @@ def trace(port: Port, root: Path, given: Path) -> Tensors:
     packed.BACKEND.logits, and changed.BACKEND.logits with the tokens of one document replaced; both (T, V)."""
     inputs = load_file(given / "inputs.safetensors")
     with exact(), torch.no_grad():
-        model = load(given, root, port=port.model_type, dtype=torch.float64).module.eval()
+        model = load(given / "checkpoint", root, port=port.model_type, dtype=torch.float64).module.eval()
         lengths = inputs["lengths"].tolist()
         documents = inputs["ids"].split(lengths)
         found = {"logits": torch.cat([_alone(model, document) for document in documents])}
@@ -75,7 +75,7 @@ def trace(port: Port, root: Path, given: Path) -> Tensors:
             found[f"changed.{backend}.logits"] = _packed(model, inputs["changed"], inputs, backend)
         found |= _decoded(model, documents, inputs)
         if len(inputs["nudged"]):
-            found |= _nudged(port, model, load_file(given / "model.safetensors"), inputs["nudged"])
+            found |= _nudged(port, model, load_file(given / "checkpoint" / "model.safetensors"), inputs["nudged"])
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
@@ -98,12 +98,12 @@ def _packed(model: nn.Module, ids: Tensor, inputs: Tensors, backend: str) -> Ten
     return _logits(model, ids_BT, layout)[real_BT]
 
 
-def _decoded(model: nn.Module, documents: Sequence[Tensor], inputs: Tensors) -> Tensors:
+def _decoded(model: Any, documents: Sequence[Tensor], inputs: Tensors) -> Tensors:
     """Documents of uneven lengths side by side through one cache."""
     chosen = [documents[place] for place in inputs["decode_document"].tolist()]
     held = inputs["decode_prefill"].tolist()
     prompts = [document[:count] for document, count in zip(chosen, held, strict=True)]
-    cache = _cache(model, len(prompts))
+    cache = KVCache(model.config.num_hidden_layers)
     ids_BT = nn.utils.rnn.pad_sequence(prompts, batch_first=True)
     logits_BTV = _logits(model, ids_BT, cache.step(held), cache)
     steps = [logits_BTV[torch.arange(len(held)), torch.tensor(held) - 1]]

@@ -1,4 +1,4 @@
-"""What does the reference say to each case? The reference's process, started after every port's has ended.
+"""What does the reference say to each case? The reference's process: asked after every port's has ended.
 
 Imports transformers. One forward per document is the oracle for packing too: Hugging Face's own packed forward
 leaks between documents in many families.
@@ -27,12 +27,12 @@ def trace(given: Path) -> Tensors:
     generated (R, new) and how far the second-best token was, generated.gap; nudged.KEY (V,)."""
     inputs = load_file(given / "inputs.safetensors")
     with exact(), torch.no_grad():
-        model = reference.opened(given)
+        model = reference.opened(given / "checkpoint")
         documents = inputs["ids"].split(inputs["lengths"].tolist())
         found = {"logits": torch.cat([reference.forward(model, document) for document in documents])}
         found |= _decoded(model, documents, inputs)
         if len(inputs["nudged"]):
-            found |= _nudged(model, load_file(given / "model.safetensors"), inputs["nudged"])
+            found |= _nudged(model, load_file(given / "checkpoint" / "model.safetensors"), inputs["nudged"])
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
@@ -40,7 +40,7 @@ def trace_export(given: Path, export: Path) -> Tensors:
     """Both checkpoints opened as any user of transformers would, in their own dtype."""
     inputs = load_file(given / "inputs.safetensors")
     ids = inputs["ids"][: int(inputs["lengths"][0]) + int(inputs["lengths"][1])]
-    original, _ = _opened_plainly(given)
+    original, _ = _opened_plainly(given / "checkpoint")
     exported, problems = _opened_plainly(export)
     with torch.no_grad():
         return {
@@ -114,10 +114,6 @@ def _opened_plainly(folder: Path) -> tuple[Any, int]:
 
 def main(requests: list[dict[str, str]]) -> None:
     """Each request names `given`, where to `write`, and `export` when that is what to look at."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     for request in requests:
         given, target = Path(request["given"]), Path(request["write"])
         try:
@@ -129,4 +125,9 @@ def main(requests: list[dict[str, str]]) -> None:
 
 
 if __name__ == "__main__":
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.AutoModelForCausalLM  # noqa: B018 - imported now, while ports run; what to do is said later
     main(json.loads(sys.stdin.read()))
