@@ -1,0 +1,1 @@
+"""What does every port need once? Packed attention, RoPE, norms, the KV cache, the head and its loss."""

@@ -1,0 +1,113 @@
+"""How does a port read HF's config.json? What it does not implement is refused by name, never ignored."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+from ptw.errors import PtwError
+
+T = TypeVar("T")
+
+# what HF's base class stores in every config.json and what no decoder's forward pass reads
+INERT = frozenset(
+    {
+        "_attn_implementation_autoset",
+        "_name_or_path",
+        "add_cross_attention",
+        "architectures",
+        "auto_map",
+        "bad_words_ids",
+        "begin_suppress_tokens",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "cross_attention_hidden_size",
+        "decoder_start_token_id",
+        "diversity_penalty",
+        "do_sample",
+        "dtype",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
+        "eos_token_id",
+        "exponential_decay_length_penalty",
+        "finetuning_task",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "length_penalty",
+        "max_length",
+        "min_length",
+        "model_type",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_labels",
+        "num_return_sequences",
+        "output_attentions",
+        "output_hidden_states",
+        "output_scores",
+        "pad_token_id",
+        "prefix",
+        "problem_type",
+        "pruned_heads",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "return_dict",
+        "return_dict_in_generate",
+        "sep_token_id",
+        "suppress_tokens",
+        "task_specific_params",
+        "temperature",
+        "tf_legacy_loss",
+        "tie_encoder_decoder",
+        "tokenizer_class",
+        "top_k",
+        "top_p",
+        "torch_dtype",
+        "torchscript",
+        "transformers_version",
+        "typical_p",
+        "use_bfloat16",
+        "use_cache",
+    }
+)
+ABSENT: dict[str, Any] = {"is_decoder": False, "is_encoder_decoder": False, "attention_dropout": 0.0}
+
+
+def read_config(
+    config_class: type[T],
+    values: Mapping[str, Any],
+    *,
+    derived: Mapping[str, Any],
+    choices: Mapping[str, Collection[Any]],
+    consumed: Collection[str] = (),
+) -> T:
+    """A port's frozen Config from a config.json's values.
+
+    `derived` gives fields that are made of several keys, which `consumed` names. `choices` says which values
+    of a key the port implements, also for keys that are no field. Any other key must be a field or inert.
+    PtwError names each key that is none of these.
+    """
+    assert dataclasses.is_dataclass(config_class)
+    names = {field.name for field in dataclasses.fields(config_class)}
+    allowed = {**{key: (value,) for key, value in ABSENT.items()}, **choices}
+    for key, value in values.items():
+        if key in allowed and value not in allowed[key]:
+            shown = ", ".join(map(repr, allowed[key]))
+            raise PtwError(
+                f"config.json: {key} = {value!r} is not implemented by this port; it takes {shown}"
+            )
+        if key not in names and key not in allowed and key not in INERT and key not in consumed:
+            raise PtwError(
+                f"config.json: key {key!r} (= {value!r}) is not implemented by this port; "
+                '`port = "hf"` in workspace.toml takes Hugging Face\'s own class instead'
+            )
+    taken = {key: _frozen(values[key]) for key in names & set(values) if key not in derived}
+    return config_class(**taken, **derived)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,100 @@
+"""How are tokens drawn from a model, one at a time?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptw.nn.cache import KVCache
+from ptw.nn.layout import Layout
+
+Logits = Callable[[list[list[int]]], Tensor]  # the new tokens of each sequence -> (B, V) of its last one
+
+
+@torch.inference_mode()
+def generate(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop_ids: Collection[int] = (),
+    temperature: float = 0.0,
+    seed: int = 0,
+    allowed_ids: Collection[int] | None = None,
+) -> list[list[int]]:
+    """New tokens of each prompt, uneven prompts in one batch; a stop token ends a sequence and is kept.
+
+    temperature 0 takes the most likely token, else softmax(logits / temperature) is drawn from, by `seed`.
+    Only ids of the vocabulary (or `allowed_ids`) are ever drawn, never the padded rows of the head.
+    """
+    assert all(prompts), "every prompt needs a token"
+    logits_of = _cached(model) if getattr(model, "has_cache", True) else _recomputed(model)
+    generator = torch.Generator().manual_seed(seed)
+    fresh = [list(prompt) for prompt in prompts]
+    drawn: list[list[int]] = [[] for _ in prompts]
+    going = [True] * len(prompts)
+    for _ in range(max_new_tokens):
+        tokens = _draw(_only(logits_of(fresh), allowed_ids), temperature, generator)
+        for sequence, token in enumerate(tokens):
+            if going[sequence]:
+                drawn[sequence].append(token)
+                going[sequence] = token not in stop_ids
+        if not any(going):
+            break
+        fresh = [[token] for token in tokens]
+    return drawn
+
+
+def _cached(model: Any) -> Logits:
+    """Logits of the last token of each sequence; each call brings new tokens only."""
+    device = next(model.parameters()).device
+    cache: KVCache | None = None
+
+    def logits(fresh: list[list[int]]) -> Tensor:
+        nonlocal cache
+        cache = cache or KVCache(model.config.num_hidden_layers)
+        counts = [len(tokens) for tokens in fresh]
+        hidden_BTD = model(_padded(fresh, device), cache.step(counts, device), cache)
+        last = hidden_BTD[torch.arange(len(fresh)), torch.tensor(counts) - 1]
+        return model.head().logits(last).float().cpu()
+
+    return logits
+
+
+def _recomputed(model: Any) -> Logits:
+    """The same for a model without a cache: everything again at each step."""
+    device = next(model.parameters()).device
+    known: list[list[int]] = []
+
+    def logits(fresh: list[list[int]]) -> Tensor:
+        known[:] = fresh if not known else [old + new for old, new in zip(known, fresh, strict=True)]
+        counts = [len(tokens) for tokens in known]
+        layout = Layout.of_documents([[count] for count in counts], device=device)
+        hidden_BTD = model(_padded(known, device), layout)
+        last = hidden_BTD[torch.arange(len(known)), torch.tensor(counts) - 1]
+        return model.head().logits(last).float().cpu()
+
+    return logits
+
+
+def _padded(sequences: list[list[int]], device: torch.device) -> Tensor:
+    width = max(map(len, sequences))
+    return torch.tensor([[*tokens, *[0] * (width - len(tokens))] for tokens in sequences], device=device)
+
+
+def _only(logits_BV: Tensor, allowed_ids: Collection[int] | None) -> Tensor:
+    if allowed_ids is None:
+        return logits_BV
+    masked = torch.full_like(logits_BV, -torch.inf)
+    allowed = torch.tensor(sorted(allowed_ids))
+    masked[:, allowed] = logits_BV[:, allowed]
+    return masked
+
+
+def _draw(logits_BV: Tensor, temperature: float, generator: torch.Generator) -> list[int]:
+    if temperature == 0:
+        return [int(token) for token in logits_BV.argmax(-1)]
+    probabilities = (logits_BV / temperature).softmax(-1)
+    return [int(token) for token in torch.multinomial(probabilities, 1, generator=generator)[:, 0]]

@@ -1,0 +1,98 @@
+"""How do hidden states become logits or a loss, and how does the loss stay small in memory?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache as once
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+IGNORED = -100  # a target without a loss
+CHUNK_ELEMENTS = 2**24  # logits held at a time: 64 MiB in fp32
+
+
+@dataclass(frozen=True)
+class Head:
+    """The projection to the vocabulary. Rows of weight_VD from `vocabulary` on are padding."""
+
+    weight_VD: Tensor
+    vocabulary: int
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., vocabulary) logits of hidden states (..., D); padded rows give none."""
+        return functional.linear(hidden, self.weight_VD[: self.vocabulary])
+
+    def loss(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+        """The summed cross entropy of the targets; ignored ones (-100) are dropped before the projection."""
+        learnt = targets_BT != IGNORED
+        return linear_cross_entropy(hidden_BTD[learnt], self.weight_VD, targets_BT[learnt], self.vocabulary)
+
+
+def linear_cross_entropy(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, vocabulary: int) -> Tensor:
+    """Summed cross entropy of `hidden @ weight.T`, in chunks: the logits never stand in memory whole.
+
+    Rows of weight_VD from `vocabulary` on are padding: they take no part and get no gradient.
+    """
+    if hidden_MD.is_cuda and (liger := _liger()) is not None:
+        loss: Tensor = liger(hidden_MD, weight_VD[:vocabulary], targets_M, reduction="sum")
+        return loss
+    total: Tensor = _ChunkedCrossEntropy.apply(hidden_MD, weight_VD, targets_M, vocabulary)
+    return total
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Gradients are made with the loss, chunk by chunk, so that no logits are kept or computed again."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, vocabulary: int) -> Tensor:
+        weight = weight_VD[:vocabulary]
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden_MD) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight_VD) if wants_weight else None
+        total = hidden_MD.new_zeros(()).float()
+        rows = max(1, CHUNK_ELEMENTS // vocabulary)
+        for start in range(0, len(targets_M), rows):
+            hidden, targets = hidden_MD[start : start + rows], targets_M[start : start + rows, None]
+            logits = functional.linear(hidden, weight).float()
+            log_total = logits.logsumexp(-1, keepdim=True)
+            total = total + (log_total - logits.gather(-1, targets)).sum()
+            if wants_hidden or wants_weight:
+                # softmax minus one at the target, in place of the logits
+                grad = logits.sub_(log_total).exp_()
+                grad.scatter_add_(-1, targets, grad.new_full(targets.shape, -1.0))
+                grad = grad.to(weight.dtype)
+                if grad_hidden is not None:
+                    grad_hidden[start : start + rows] = grad @ weight
+                if grad_weight is not None:
+                    grad_weight[:vocabulary].addmm_(grad.T, hidden.to(weight.dtype))
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = upstream[0]
+        return (
+            None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
+            None if grad_weight is None else grad_weight * scale.to(grad_weight.dtype),
+            None,
+            None,
+        )
+
+
+@once
+def _liger() -> Any:
+    """Liger's fused kernel where it is installed."""
+    try:
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+    except ImportError:
+        return None
+    return liger_fused_linear_cross_entropy
+
+
+def padded_rows(vocabulary: int, multiple: int = 64) -> int:
+    """Rows of an embedding or head: the vocabulary rounded up, so that kernels and shards divide it."""
+    return -(-vocabulary // multiple) * multiple

@@ -1,0 +1,84 @@
+"""Where do the documents of a packed batch lie, and what does attention need to keep them apart?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Backend = Literal["dense", "documents", "flex", "cache"]
+PADDING = -1  # the document number of padding
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The documents of a batch, built once a batch and shared by every layer.
+
+    positions_BT: int64, from 0 in each document. documents_BT: int64, the number of the document in its row,
+    -1 for padding. lengths: per row, each document's length in tokens (with a cache: what the document will
+    measure after this call). Attention builds and keeps its masks here, so that a port never makes one.
+    """
+
+    positions_BT: Tensor
+    documents_BT: Tensor
+    lengths: tuple[tuple[int, ...], ...]
+    backend: Backend
+    _masks: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of_documents(
+        cls,
+        lengths: Sequence[Sequence[int]],
+        width: int | None = None,
+        device: torch.device | str = "cpu",
+        backend: Literal["dense", "documents", "flex"] | None = None,
+    ) -> Layout:
+        """Row b holds documents of `lengths[b]` tokens; the rest, up to `width`, is padding."""
+        rows = tuple(tuple(int(length) for length in row) for row in lengths)
+        width = max(map(sum, rows)) if width is None else width
+        assert all(sum(row) <= width for row in rows), f"documents of {max(map(sum, rows))} tokens in {width}"
+        positions = torch.stack([_positions(row, width) for row in rows])
+        documents = torch.stack([_documents(row, width) for row in rows])
+        chosen = backend or best_backend(device)
+        return cls(positions.to(device), documents.to(device), rows, chosen)
+
+    @classmethod
+    def of_steps(
+        cls, starts: Sequence[int], counts: Sequence[int], device: torch.device | str = "cpu"
+    ) -> Layout:
+        """The next `counts[b]` tokens of sequences of which the cache already holds `starts[b]` tokens."""
+        width = max(counts)
+        steps = torch.arange(width)
+        positions = torch.stack([start + steps for start in starts])
+        documents = torch.stack([torch.where(steps < count, 0, PADDING) for count in counts])
+        lengths = tuple((start + count,) for start, count in zip(starts, counts, strict=True))
+        return cls(positions.to(device), documents.to(device), lengths, "cache")
+
+    @property
+    def width(self) -> int:
+        """Tokens in a row, padding included."""
+        return self.positions_BT.shape[1]
+
+    def remember(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+        """What `make` gives for `key`, made once a batch."""
+        if key not in self._masks:
+            self._masks[key] = make()
+        return self._masks[key]
+
+
+def best_backend(device: torch.device | str) -> Literal["documents", "flex"]:
+    """FlexAttention on a GPU; on a CPU one call a document, which skips what a mask would multiply by 0."""
+    return "documents" if torch.device(device).type == "cpu" else "flex"
+
+
+def _positions(lengths: tuple[int, ...], width: int) -> Tensor:
+    padding = width - sum(lengths)
+    return torch.cat([torch.arange(length) for length in (*lengths, padding)])
+
+
+def _documents(lengths: tuple[int, ...], width: int) -> Tensor:
+    numbers = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.int64))
+    return torch.cat([numbers, torch.full((width - sum(lengths),), PADDING)])

@@ -1,0 +1,230 @@
+"""How do positions turn queries and keys? RoPE in every type of transformers/modeling_rope_utils.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptw.errors import PtwError
+from ptw.nn.layout import Layout
+
+CONFIG_KEYS = ("rope_parameters", "rope_scaling", "rope_theta", "original_max_position_embeddings")
+WITH_ORIGINAL = ("llama3", "yarn", "longrope")  # types that know the context of the pre-training
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """One RoPE: its type, base, rotated width and the values of its scaling."""
+
+    rope_type: str
+    theta: float
+    width: int
+    max_positions: int
+    scaling: Mapping[str, Any]
+
+    @classmethod
+    def from_hf(
+        cls, values: Mapping[str, Any], width: int, max_positions: int, theta: float = 10_000.0
+    ) -> RopeConfig:
+        """From a config.json of transformers 5 (`rope_parameters`) or 4 (`rope_theta`, `rope_scaling`).
+
+        width is the head's; PtwError names a type or a key that is not implemented.
+        """
+        given = dict(values.get("rope_scaling") or values.get("rope_parameters") or {})
+        rope_type = given.pop("rope_type", given.pop("type", None)) or "default"
+        given.pop("type", None)
+        theta = given.pop("rope_theta", None) or values.get("rope_theta") or theta
+        if rope_type not in FREQUENCIES:
+            raise PtwError(
+                f"config.json: rope_type = {rope_type!r} is not implemented; known: {', '.join(FREQUENCIES)}"
+            )
+        if rope_type in WITH_ORIGINAL:
+            outside = values.get("original_max_position_embeddings")
+            given["original_max_position_embeddings"] = (
+                outside or given.get("original_max_position_embeddings") or max_positions
+            )
+        for key, value in given.items():
+            if (
+                key not in KEYS[rope_type]
+                and value is not None
+                and (key, value) != ("partial_rotary_factor", 1.0)
+            ):
+                raise PtwError(
+                    f"config.json: rope_parameters.{key} = {value!r} is not implemented for {rope_type!r}"
+                )
+        return cls(rope_type, theta, width, max_positions, given)
+
+    def frequencies(self, length: int) -> tuple[Tensor, float]:
+        """Inverse frequencies (width / 2), and the factor on cos and sin, for a document of `length`."""
+        return FREQUENCIES[self.rope_type](self, length)
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether a document's length chooses its frequencies."""
+        return self.rope_type in ("dynamic", "longrope")
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """cos and sin of every token's angles, (B, T, 1, width), in the dtype of the hidden states."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __call__(self, heads_BTNH: Tensor) -> Tensor:
+        """Turn each pair (i, i + width/2) of the heads; what lies beyond the rotated width is left."""
+        width = self.cos.shape[-1]
+        turned, kept = heads_BTNH[..., :width], heads_BTNH[..., width:]
+        first, second = turned.chunk(2, dim=-1)
+        turned = turned * self.cos + torch.cat((-second, first), dim=-1) * self.sin
+        return torch.cat((turned, kept), dim=-1) if kept.shape[-1] else turned
+
+
+class Rope(nn.Module):
+    """Angles for a layout. It holds no buffer: frequencies are made from the configuration at each call,
+    so that neither a cast of the model nor loading on the meta device can spoil them."""
+
+    def __init__(self, config: RopeConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @torch.no_grad()
+    def forward(self, hidden_BTD: Tensor, layout: Layout) -> Rotation:
+        """The rotation of each token: computed in fp32, rounded to the dtype of `hidden_BTD`."""
+        frequencies, factor = self._frequencies(layout)
+        angles = layout.positions_BT[..., None].float() * frequencies.to(hidden_BTD.device)
+        angles = torch.cat((angles, angles), dim=-1)[:, :, None]
+        cos, sin = angles.cos() * factor, angles.sin() * factor
+        return Rotation(cos.to(hidden_BTD.dtype), sin.to(hidden_BTD.dtype))
+
+    def _frequencies(self, layout: Layout) -> tuple[Tensor, float]:
+        """(width/2), or (B, T, width/2) where each document's length chooses its own."""
+        if not self.config.depends_on_length:
+            return self.config.frequencies(0)
+        made = {length: self.config.frequencies(length) for row in layout.lengths for length in (*row, 0)}
+        rows = [torch.cat([self._spread(made, row, layout)]) for row in layout.lengths]
+        return torch.stack(rows), made[0][1]
+
+    def _spread(
+        self, made: dict[int, tuple[Tensor, float]], lengths: tuple[int, ...], layout: Layout
+    ) -> Tensor:
+        if layout.backend == "cache":
+            return made[lengths[0]][0].expand(layout.width, -1)
+        tail = layout.width - sum(lengths)
+        pieces = [made[length][0].expand(length, -1) for length in lengths]
+        return torch.cat([*pieces, made[0][0].expand(tail, -1)])
+
+
+def _powers(config: RopeConfig, theta: float, width: int) -> Tensor:
+    return theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+
+
+def _default(config: RopeConfig, length: int) -> tuple[Tensor, float]:
+    return 1.0 / _powers(config, config.theta, config.width), 1.0
+
+
+def _linear(config: RopeConfig, length: int) -> tuple[Tensor, float]:
+    """kaiokendev: positions are divided by a factor."""
+    return 1.0 / _powers(config, config.theta, config.width) / config.scaling["factor"], 1.0
+
+
+def _proportional(config: RopeConfig, length: int) -> tuple[Tensor, float]:
+    """Only the first share of the pairs turns, at the frequencies of the whole width."""
+    share = config.scaling.get("partial_rotary_factor", 1.0)
+    turned = int(share * config.width // 2)
+    frequencies = 1.0 / (config.theta ** (torch.arange(0, 2 * turned, 2, dtype=torch.float32) / config.width))
+    still = torch.zeros(config.width // 2 - turned, dtype=torch.float32)
+    return torch.cat((frequencies, still)) / config.scaling.get("factor", 1.0), 1.0
+
+
+def _dynamic(config: RopeConfig, length: int) -> tuple[Tensor, float]:
+    """NTK-aware scaling: beyond the trained context the base grows with the document's length."""
+    factor, trained = config.scaling["factor"], config.max_positions
+    stretch = factor * max(length, trained) / trained - (factor - 1)
+    theta = config.theta * stretch ** (config.width / (config.width - 2))
+    return 1.0 / _powers(config, theta, config.width), 1.0
+
+
+def _yarn(config: RopeConfig, length: int) -> tuple[Tensor, float]:
+    """YaRN (arXiv:2309.00071): fast pairs keep their frequency, slow ones are interpolated."""
+    scaling, width = config.scaling, config.width
+    original = scaling["original_max_position_embeddings"]
+    factor = scaling.get("factor") or config.max_positions / original
+    low = _turns_to_pair(scaling.get("beta_fast") or 32, config, original)
+    high = _turns_to_pair(scaling.get("beta_slow") or 1, config, original)
+    if scaling.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
+    ramp = (torch.arange(width // 2, dtype=torch.float32) - low) / ((high - low) or 0.001)
+    kept = 1 - ramp.clamp(0, 1)
+    powers = _powers(config, config.theta, width)
+    return 1.0 / (factor * powers) * (1 - kept) + 1.0 / powers * kept, _yarn_attention(scaling, factor)
+
+
+def _turns_to_pair(turns: float, config: RopeConfig, context: int) -> float:
+    """The pair that makes this many turns over the context."""
+    return config.width * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(config.theta))
+
+
+def _yarn_attention(scaling: Mapping[str, Any], factor: float) -> float:
+    if scaling.get("attention_factor") is not None:
+        return float(scaling["attention_factor"])
+
+    def magnitude(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    if scaling.get("mscale") and scaling.get("mscale_all_dim"):
+        return magnitude(scaling["mscale"]) / magnitude(scaling["mscale_all_dim"])
+    return magnitude(1.0)
+
+
+def _longrope(config: RopeConfig, length: int) -> tuple[Tensor, float]:
+    """LongRoPE (arXiv:2402.13753): a factor a pair, one set for short documents, one for long ones."""
+    scaling = config.scaling
+    original = scaling["original_max_position_embeddings"]
+    factor = scaling.get("factor") or config.max_positions / original
+    attention = scaling.get("attention_factor")
+    if attention is None:
+        attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    factors = scaling["long_factor"] if length > original else scaling["short_factor"]
+    stretched = torch.tensor(factors, dtype=torch.float32) * _powers(config, config.theta, config.width)
+    return 1.0 / stretched, attention
+
+
+def _llama3(config: RopeConfig, length: int) -> tuple[Tensor, float]:
+    """Llama 3.1: long waves are divided by the factor, short ones kept, a smooth step lies between."""
+    scaling = config.scaling
+    factor, low, high = scaling["factor"], scaling["low_freq_factor"], scaling["high_freq_factor"]
+    original = scaling["original_max_position_embeddings"]
+    frequencies = 1.0 / _powers(config, config.theta, config.width)
+    wavelength = 2 * math.pi / frequencies
+    smooth = (original / wavelength - low) / (high - low)
+    between = (1 - smooth) * frequencies / factor + smooth * frequencies
+    scaled = torch.where(wavelength > original / low, frequencies / factor, between)
+    return torch.where(wavelength < original / high, frequencies, scaled), 1.0
+
+
+FREQUENCIES: dict[str, Callable[[RopeConfig, int], tuple[Tensor, float]]] = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "yarn": _yarn,
+    "longrope": _longrope,
+    "llama3": _llama3,
+    "proportional": _proportional,
+}
+_CONTEXT = {"factor", "original_max_position_embeddings"}
+KEYS: dict[str, set[str]] = {
+    "default": set(),
+    "linear": {"factor"},
+    "dynamic": {"factor"},
+    "yarn": _CONTEXT | {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
+    "longrope": _CONTEXT | {"attention_factor", "long_factor", "short_factor"},
+    "llama3": _CONTEXT | {"low_freq_factor", "high_freq_factor"},
+    "proportional": {"factor", "partial_rotary_factor"},
+}

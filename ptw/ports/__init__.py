@@ -1,0 +1,1 @@
+"""How do Hugging Face checkpoints become ports, and ports checkpoints again?"""

@@ -1,0 +1,188 @@
+"""How does a model come to life: from a checkpoint, or from scratch?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptw.errors import PtwError
+from ptw.ports.checkpoint import Checkpoint, open_checkpoint
+from ptw.ports.port import Port, configure, find_port
+from ptw.ports.weights import Absent, Operator, Tied
+
+WITHOUT_PORT = "hf"  # `port = "hf"`: Hugging Face's own class although there is a port
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what its export needs. Without a port it is HF's own class; `notes` say what is off."""
+
+    module: nn.Module
+    hf_config: Mapping[str, Any]
+    port: Port | None
+    notes: tuple[str, ...] = ()
+
+
+def load(
+    folder: Path,
+    root: Path | None,
+    *,
+    port: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> Loaded:
+    """The model of a checkpoint, in `dtype` (default: the checkpoint's own).
+
+    Tensors go from disk into the port one operator at a time, so that the model never stands in memory twice.
+    PtwError names each unknown, missing and left-over tensor.
+    """
+    checkpoint = open_checkpoint(folder)
+    found = _port_for(root, port or checkpoint.hf_config["model_type"])
+    if found is None:
+        from ptw.ports.fallback import load_reference
+
+        reference, notes = load_reference(folder, dtype, device)
+        return Loaded(reference, checkpoint.hf_config, None, notes)
+    config = configure(found, checkpoint.hf_config)
+    module = _empty(found, config, dtype or stored_dtype(checkpoint), device)
+    fill(module, found.weights(config), checkpoint)
+    return Loaded(module, checkpoint.hf_config, found)
+
+
+def create(
+    hf_config: Mapping[str, Any],
+    root: Path | None,
+    *,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Loaded:
+    """A model from scratch: matrices normal by the configuration's `initializer_range`, biases 0, norms 1."""
+    found = find_port(root, hf_config["model_type"])
+    if found is None:
+        raise PtwError(
+            f"models: model_type = {hf_config['model_type']!r} has no port; a model from scratch needs one: "
+            "`ptw verify` lists the ports"
+        )
+    config = configure(found, hf_config)
+    module = _empty(found, config, dtype, device)
+    initialise(module, seed, float(hf_config.get("initializer_range", 0.02)), int(hf_config["vocab_size"]))
+    return Loaded(module, dict(hf_config), found)
+
+
+def initialise(module: nn.Module, seed: int, spread: float, vocabulary: int) -> None:
+    """Draw every parameter anew; rows of tables beyond the vocabulary stay zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                continue
+            drawn = torch.randn(parameter.shape, generator=generator) * spread
+            if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+                drawn[vocabulary:] = 0.0
+            parameter.copy_(drawn)
+
+
+def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype that config.json declares, else that of the first tensor."""
+    declared = checkpoint.hf_config.get("dtype") or checkpoint.hf_config.get("torch_dtype")
+    if declared is None:
+        return checkpoint.read(next(iter(checkpoint.files))).dtype
+    dtype = getattr(torch, str(declared).removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype):
+        raise PtwError(f"{checkpoint.folder}/config.json: dtype = {declared!r} is not a dtype of torch")
+    return dtype
+
+
+def fill(module: nn.Module, operators: list[Operator], checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint's tensors into a port's parameters; PtwError unless the map is complete and fits."""
+    parameters = dict(module.named_parameters())
+    _complete(operators, checkpoint, parameters)
+    with torch.no_grad():
+        for operator in operators:
+            made = operator.from_hf([checkpoint.read(name) for name in operator.theirs])
+            for name, tensor in zip(operator.ours, made, strict=True):
+                if parameters[name].shape != tensor.shape:
+                    raise PtwError(
+                        f"{checkpoint.folder}: {', '.join(operator.theirs)} gives {name} the shape "
+                        f"{tuple(tensor.shape)}, but config.json asks for {tuple(parameters[name].shape)}"
+                    )
+                parameters[name].copy_(tensor)
+    for operator in operators:
+        if isinstance(operator, Tied) and operator.name in checkpoint.files:
+            _equal_if_tied(operator, checkpoint)
+
+
+def to_hf(operators: list[Operator], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The checkpoint tensors of a port's parameters, one operator at a time."""
+    for operator in operators:
+        made = operator.to_hf([state[name] for name in operator.ours])
+        yield from zip(operator.theirs, made, strict=True)
+
+
+def _port_for(root: Path | None, name: str) -> Port | None:
+    return None if name == WITHOUT_PORT else find_port(root, name)
+
+
+def _empty(port: Port, config: Any, dtype: torch.dtype, device: torch.device | str) -> nn.Module:
+    """The port's modules with unset memory: made on the meta device, so that no default weights are drawn."""
+    with torch.device("meta"):
+        module = port.Model(config).to(dtype)
+    shared = _shared(module)
+    module = module.to_empty(device=device)
+    for names in shared:  # `to_empty` gives every name a tensor of its own
+        kept = module.get_parameter(names[0])
+        for name in names[1:]:
+            owner, _, attribute = name.rpartition(".")
+            setattr(module.get_submodule(owner), attribute, kept)
+    return module
+
+
+def _shared(module: nn.Module) -> list[list[str]]:
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [group for group in names.values() if len(group) > 1]
+
+
+def _complete(operators: list[Operator], checkpoint: Checkpoint, parameters: Mapping[str, Tensor]) -> None:
+    read = [name for operator in operators for name in operator.theirs]
+    made = [name for operator in operators for name in operator.ours]
+    optional = {operator.name for operator in operators if isinstance(operator, Tied | Absent)}
+    faults = {
+        "missing from the checkpoint": sorted(set(read) - set(checkpoint.files)),
+        "left over in the checkpoint": sorted(set(checkpoint.files) - set(read) - optional),
+        "read twice by the port": sorted(
+            {name for name in read if read.count(name) > 1} if _doubled(read) else ()
+        ),
+        "never filled in the port": sorted(set(parameters) - set(made)),
+        "unknown to the port's model": sorted(set(made) - set(parameters)),
+        "filled twice in the port": sorted(
+            {name for name in made if made.count(name) > 1} if _doubled(made) else ()
+        ),
+    }
+    lines = [f"  {len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
+    if lines:
+        raise PtwError(f"{checkpoint.folder}: the tensors are not those of the port\n" + "\n".join(lines))
+
+
+def _doubled(names: list[str]) -> bool:
+    return len(set(names)) < len(names)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _equal_if_tied(tied: Tied, checkpoint: Checkpoint) -> None:
+    if not torch.equal(checkpoint.read(tied.name), checkpoint.read(tied.of)):
+        raise PtwError(
+            f"{checkpoint.folder}: {tied.name} differs from {tied.of}, but config.json ties them "
+            "(tie_word_embeddings = true); set it to false, or leave the tensor out"
+        )
