@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ptw.errors import PtwError
 from ptw.workspace import places, rooms
-from ptw.workspace.document import Document, read_document
+from ptw.workspace.document import FILE, Document, read_document
 from ptw.workspace.problem import Problem, hint_of
 from ptw.workspace.schema import violations
 
 Entry = dict[str, Any]
+SECTIONS = ("models", "tokenizers", "datasets", "clusters", "recipes")
 REFERENCES = {
     "model": "models",
     "tokenizer": "tokenizers",
@@ -19,6 +21,23 @@ REFERENCES = {
     "eval_dataset": "datasets",
     "cluster": "clusters",
 }
+
+
+@dataclass(frozen=True)
+class Checked:
+    problems: tuple[Problem, ...]
+    summary: str
+
+    def as_json(self) -> dict[str, object]:
+        return {"passed": not self.problems, "problems": [asdict(problem) for problem in self.problems]}
+
+
+def checked(root: Path) -> Checked:
+    """The problems, and in a line what was looked at."""
+    document = read_document(root)
+    counts = [f"{section} {len(tables(document, section))}" for section in SECTIONS]
+    found = document_problems(document)
+    return Checked(tuple(found), f"{FILE}: nothing is wrong with it ({', '.join(counts)})")
 
 
 def problems(root: Path) -> list[Problem]:
