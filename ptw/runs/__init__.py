@@ -1,0 +1,1 @@
+"""What ran, from what, and what became of it?"""

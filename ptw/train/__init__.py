@@ -1,0 +1,1 @@
+"""How does a recipe become a trained model: planned, launched, stepped, checkpointed, resumed?"""

@@ -1,0 +1,182 @@
+"""How does training survive a crash? Checkpoints that are whole or not there at all."""
+
+import errno
+import json
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed import checkpoint as distributed_checkpoint
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from ptw.errors import PtwError
+from ptw.runs.record import CHECKPOINTS, write_json
+from ptw.train.group import Group
+
+SEAL = "complete.json"  # the last file written: each other file with its size and sum
+STATE = "state.pt"
+FOLDER = re.compile(r"step-(\d{8})")
+BLOCK_BYTES = 2**22
+
+Say = Callable[[str], None]
+
+
+def save(
+    run: Path,
+    step: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    group: Group,
+    keep: int = 2,
+) -> Path:
+    """The checkpoint of this step, written aside and renamed once it is whole; older ones than `keep` go.
+
+    `state` is the first worker's; all workers call this together. A full disk is a PtwError, and leaves the
+    earlier checkpoints as they were and nothing half-written.
+    """
+    folder = run / CHECKPOINTS / f"step-{step:08d}"
+    aside = folder.with_name(f".saving-{folder.name}")
+    fault = None
+    try:
+        if group.first:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+    except OSError as error:
+        fault = error.strerror or str(error)
+    if all(f is None for f in group.gathered(fault)):
+        fault = _write(aside, module, optimizer, state, group)
+    faults = [f for f in group.gathered(fault) if f is not None]
+    if group.first:
+        if not faults:
+            faults = _publish(aside, folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        for old in [] if faults else complete(run)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    faults = group.shared(faults)
+    if faults:
+        raise PtwError(
+            f"{folder}: the checkpoint of step {step} cannot be saved: {faults[0]}; the one before stands. "
+            "Make room, then go on with --resume"
+        )
+    return folder
+
+
+def complete(run: Path) -> list[Path]:
+    """The checkpoints that were published, the oldest first."""
+    folders = (run / CHECKPOINTS).glob("step-*")
+    return sorted(path for path in folders if FOLDER.fullmatch(path.name) and (path / SEAL).is_file())
+
+
+def step_of(folder: Path) -> int:
+    match = FOLDER.fullmatch(folder.name)
+    assert match
+    return int(match[1])
+
+
+def newest(run: Path, group: Group, say: Say) -> Path | None:
+    """The newest checkpoint whose files are as they were written; each bad one is named and skipped."""
+    for folder in reversed(group.shared(complete(run))):
+        faults = [fault for fault in group.gathered(_fault(folder, group)) if fault]
+        if not faults:
+            found: Path = folder
+            return found
+        if group.first:
+            say(f"{folder}: skipped, {faults[0]}")
+    return None
+
+
+def load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """Fill module and optimizer, however many workers wrote it and read it; the rest of the state comes back."""
+    model_state, optimizer_state = get_state_dict(module, [] if optimizer is None else optimizer)
+    wanted: dict[str, Any] = {"model": model_state}
+    if optimizer is not None:
+        wanted["optimizer"] = optimizer_state
+    distributed_checkpoint.load(wanted, storage_reader=FileSystemReader(folder), no_dist=_alone())
+    set_state_dict(
+        module,
+        [] if optimizer is None else optimizer,
+        model_state_dict=wanted["model"],
+        optim_state_dict=wanted.get("optimizer", {}),
+    )
+    state: dict[str, Any] = torch.load(folder / STATE, weights_only=True)
+    return state
+
+
+def _write(
+    aside: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], group: Group
+) -> str | None:
+    """This worker's files; what went wrong, if anything did."""
+    try:
+        model_state, optimizer_state = get_state_dict(module, optimizer)
+        if group.first:
+            torch.save(dict(state), aside / STATE)
+        distributed_checkpoint.save(
+            {"model": model_state, "optimizer": optimizer_state},
+            storage_writer=FileSystemWriter(aside),
+            no_dist=_alone(),
+        )
+    except (OSError, RuntimeError, CheckpointException) as error:
+        return _reason(error)
+    return None
+
+
+def _publish(aside: Path, folder: Path) -> list[str]:
+    try:
+        sums = {path.name: [path.stat().st_size, _sum(path)] for path in sorted(aside.iterdir())}
+        write_json(aside / SEAL, sums)
+        if folder.exists():  # a bad one, or of an earlier try
+            shutil.rmtree(folder)
+        aside.rename(folder)
+    except (OSError, PtwError) as error:
+        return [_reason(error)]
+    return []
+
+
+def _fault(folder: Path, group: Group) -> str | None:
+    """What is wrong with this worker's share of the files."""
+    try:
+        sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        for name, (size, total) in list(sums.items())[group.rank :: group.world]:
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes of {size}"
+            if _sum(path) != total:
+                return f"{name} is corrupt"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{SEAL} cannot be read: {error}"
+    return None
+
+
+def _sum(path: Path) -> int:
+    total = 0
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            total = zlib.crc32(block, total)
+    return total
+
+
+def _reason(error: BaseException) -> str:
+    """The disk's own words, from however deep."""
+    if isinstance(error, CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return "the disk is full" if cause.errno != errno.EFBIG else "the file would be too large"
+        cause = cause.__cause__ or cause.__context__
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def _alone() -> bool:
+    return not (torch.distributed.is_available() and torch.distributed.is_initialized())

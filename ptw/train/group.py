@@ -1,0 +1,82 @@
+"""Which worker is this, among how many, on which device, and how do they agree?"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed
+
+PATIENCE = timedelta(minutes=30)  # the others wait this long while one reads, counts or writes
+
+
+@dataclass(frozen=True)
+class Group:
+    """The workers of a run. With one worker nothing is sent."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value, summed over the workers, in fp64."""
+        if self.world == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(total)
+        summed: list[float] = total.tolist()
+        return summed
+
+    def gathered(self, value: Any) -> list[Any]:
+        """Each worker's value, by rank."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        distributed.all_gather_object(values, value)
+        return values
+
+    def shared(self, value: Any) -> Any:
+        """The first worker's value."""
+        if self.world == 1:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def wait(self) -> None:
+        if self.world > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def joined() -> Iterator[Group]:
+    """The process group that stands (Ray Train), or that torchrun's variables ask for, or this process alone."""
+    ours = not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    device = _device()
+    if ours:
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, timeout=PATIENCE)
+    try:
+        if distributed.is_initialized():
+            yield Group(distributed.get_rank(), distributed.get_world_size(), device)
+        else:
+            yield Group(0, 1, device)
+    finally:
+        if ours:
+            distributed.destroy_process_group()
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # Ray shows a worker only its own GPUs; torchrun shows them all
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device

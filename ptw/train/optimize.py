@@ -1,0 +1,41 @@
+"""Which parameters are decayed, and what is the learning rate of a step?"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+ScheduleName = Literal["constant", "linear", "cosine"]
+FLOOR = 0.1  # of the peak, where a cosine ends
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate as a pure function of the step: nothing to save, nothing to drift on resume."""
+
+    peak: float
+    name: ScheduleName
+    warmup: int  # steps
+
+    def at(self, step: int, total: int | None) -> float:
+        """The rate of the step that follows `step` finished ones, of `total`."""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        if self.name == "constant" or total is None:
+            return self.peak
+        done = min(1.0, (step - self.warmup) / max(1, total - self.warmup))
+        if self.name == "linear":
+            return self.peak * (1 - done)
+        return self.peak * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def adamw(module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW; only matrices are decayed, never norms or biases."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, 0.95))

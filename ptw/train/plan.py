@@ -1,0 +1,171 @@
+"""What exactly will be trained, from what, with which settings? Resolved once, then frozen."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptw.errors import PtwError
+from ptw.workspace import rooms
+from ptw.workspace.manifest import ClusterEntry, DatasetEntry, ModelEntry, TokenizerEntry, Workspace
+from ptw.workspace.problem import hint_of
+
+LOCAL = ClusterEntry("local")
+# what may differ when a run goes on: where it trains changes no number but by rounding
+FREE = ("root", "folder", "cluster", "overrides", "threads")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a worker needs; JSON both ways."""
+
+    root: Path
+    recipe: str  # its name in workspace.toml
+    file: Path  # of the recipe
+    model: ModelEntry
+    tokenizer: TokenizerEntry
+    dataset: str
+    eval_dataset: str | None
+    datasets: Mapping[str, DatasetEntry]  # these two, and the one that the tokenizer learns from
+    cluster: ClusterEntry
+    settings: Mapping[str, object]  # every field of the recipe's Settings
+    overrides: Mapping[str, str]
+    folder: Path | None = None  # of the run, once it has one
+    threads: int | None = None  # a worker's; None leaves it to torch
+
+    def workspace(self) -> Workspace:
+        """The part of the workspace that this plan speaks of."""
+        return Workspace(
+            root=self.root,
+            name=self.root.name,
+            models={self.model.name: self.model},
+            tokenizers={self.tokenizer.name: self.tokenizer},
+            datasets=self.datasets,
+            clusters={},
+            recipes={},
+        )
+
+    def run_folder(self) -> Path:
+        assert self.folder is not None, "the run has no folder yet"
+        return self.folder
+
+    def as_json(self) -> dict[str, Any]:
+        values: dict[str, Any] = _plain(self)
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Plan":
+        datasets = {name: _dataset(entry) for name, entry in values["datasets"].items()}
+        return cls(
+            **{
+                **values,
+                "root": Path(values["root"]),
+                "file": Path(values["file"]),
+                "folder": None if values["folder"] is None else Path(values["folder"]),
+                "model": ModelEntry(**values["model"]),
+                "tokenizer": TokenizerEntry(**values["tokenizer"]),
+                "cluster": ClusterEntry(**values["cluster"]),
+                "datasets": datasets,
+            }
+        )
+
+
+def resolve(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> Plan:
+    """The plan of this recipe with `--set` overrides; PtwError names an unknown recipe, key or value."""
+    entry = workspace.recipes.get(recipe)
+    if entry is None:
+        hint = hint_of(recipe, list(workspace.recipes), "recipes")
+        raise PtwError(f"workspace.toml: no recipe named {recipe!r}; {hint}")
+    file = rooms.files(workspace.root, "recipes")[entry.recipe]
+    tokenizer = workspace.tokenizers[entry.tokenizer]
+    used = {entry.dataset, entry.eval_dataset, tokenizer.learn_from} - {None}
+    return Plan(
+        root=workspace.root,
+        recipe=recipe,
+        file=file,
+        model=workspace.models[entry.model],
+        tokenizer=tokenizer,
+        dataset=entry.dataset,
+        eval_dataset=entry.eval_dataset,
+        datasets={name: dataset for name, dataset in workspace.datasets.items() if name in used},
+        cluster=LOCAL if entry.cluster is None else workspace.clusters[entry.cluster],
+        settings=_settings(file, entry.settings, overrides),
+        overrides=dict(overrides),
+    )
+
+
+def describe(plan: Plan) -> str:
+    """What `--dry-run` prints: all that would happen."""
+    cluster = plan.cluster
+    where = f"{cluster.address or 'a local Ray'}, {cluster.workers} worker(s), {cluster.gpus_per_worker:g} GPU(s) each"
+    held_out = [] if plan.eval_dataset is None else [("eval_dataset", _entry(plan.datasets[plan.eval_dataset]))]
+    rows = [
+        ("recipe", f"{plan.recipe} ({plan.file})"),
+        ("model", _entry(plan.model)),
+        ("tokenizer", _entry(plan.tokenizer)),
+        ("dataset", _entry(plan.datasets[plan.dataset])),
+        *held_out,
+        ("cluster", where),
+        ("folder", str(plan.folder or plan.root / "runs" / f"{plan.recipe}-<NNN>")),
+    ]
+    settings = [
+        (f"  {key}", f"{json.dumps(value)}{'  (--set)' if key in plan.overrides else ''}")
+        for key, value in plan.settings.items()
+    ]
+    return "\n".join(f"{name:<16} {text}" for name, text in [*rows, ("settings", ""), *settings])
+
+
+def differences(old: Plan, new: Plan) -> list[str]:
+    """`key: old -> new` for all that a resumed run may not change."""
+    before, after = (_flat({k: v for k, v in p.as_json().items() if k not in FREE}) for p in (old, new))
+    keys = sorted(before.keys() | after.keys())
+    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys if before.get(key) != after.get(key)]
+
+
+def _settings(file: Path, given: Mapping[str, object], overrides: Mapping[str, str]) -> dict[str, object]:
+    fields = rooms.settings_fields(file)
+    settings = {name: field.default for name, field in fields.items() if not field.required} | dict(given)
+    for key, text in overrides.items():
+        if key not in fields:
+            hint = hint_of(key, list(fields), "settings")
+            raise PtwError(f"--set {key}={text}: the recipe {file.stem} has no such setting; {hint}")
+        try:
+            settings[key] = fields[key].parse(text)
+        except ValueError as error:
+            raise PtwError(f"--set {key}={text}: {error}") from error
+    missing = [name for name, field in fields.items() if field.required and name not in settings]
+    if missing:
+        raise PtwError(f"{file}: Settings.{missing[0]} has no default: set it in workspace.toml or with --set")
+    return settings
+
+
+def _dataset(values: Mapping[str, Any]) -> DatasetEntry:
+    return DatasetEntry(**{**values, "source": tuple(values["source"])})
+
+
+def _entry(entry: Any) -> str:
+    values = _plain(entry)
+    shown = ", ".join(f"{key} = {json.dumps(value)}" for key, value in values.items() if key != "name" and value)
+    return f"{entry.name}: {shown}"
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
