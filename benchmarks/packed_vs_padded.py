@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -119,7 +119,7 @@ class Step:
     def __init__(self, root: Path) -> None:
         from ptw.ports.load import load
 
-        self.module = load(root / "stories", root).module
+        self.module: Any = load(root / "stories", root).module
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-5)
 
     def all_packed(self, rows: Sequence[Sequence[Document]]) -> None:

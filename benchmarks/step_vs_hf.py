@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.report import THREADS, Figure, medians, publish, two_threads
 
 WIDTH = 2048
-ROUNDS = 7
+ROUNDS = 5
 SHAPE = {
     "model_type": "llama",
     "hidden_size": 256,
@@ -99,7 +99,7 @@ def ours(checkpoint: Path, lengths: list[int]) -> Callable[[], float]:
 
     from ptw.nn.layout import Layout
 
-    module = load(checkpoint, None).module
+    module: Any = load(checkpoint, None).module
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.0)
     ids_BT, targets_BT = batch(lengths, module.head().vocabulary)
     learnt = (targets_BT != -100).sum()
