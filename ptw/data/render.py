@@ -16,7 +16,7 @@ from ptw.workspace.manifest import DatasetEntry
 
 @dataclass(frozen=True)
 class Sample:
-    """`learn[i]`: `ids[i]` is a target. `context` counts assistant turns that the template keeps as context only."""
+    """`learn[i]`: `ids[i]` is a target. `context` counts assistant turns that are context only."""
 
     id: str
     ids: np.ndarray
@@ -25,7 +25,7 @@ class Sample:
 
 
 def render(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
-    """The row's ids, rendered once. Only an event row of which `leave_out` leaves nothing comes without a target.
+    """The row's ids, rendered once. Only an event row of which `leave_out` leaves nothing has no target.
 
     PtwError names the row: not of the dataset's format, refused by the template, a mask that can't be proven.
     """
@@ -34,7 +34,9 @@ def render(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
     except PtwError as error:
         raise PtwError(f"{row.place}: {error}") from error
     if sample.ids.size and int(sample.ids.max()) >= tokenizer.size:
-        raise PtwError(f"{row.place}: id {sample.ids.max()} is outside tokenizer {tokenizer.name} of {tokenizer.size}")
+        raise PtwError(
+            f"{row.place}: id {sample.ids.max()} is outside tokenizer {tokenizer.name} of {tokenizer.size}"
+        )
     return sample
 
 
@@ -42,7 +44,9 @@ def _chat(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
     messages = _messages(row.value.get("messages"))
     tools = _tools(row.value.get("tools"))
     if not any(message["role"] == "assistant" for message in messages):
-        raise PtwError("no assistant turn, so there is nothing to learn; drop the row, or use format = \"text\"")
+        raise PtwError(
+            'no assistant turn, so there is nothing to learn; drop the row, or use format = "text"'
+        )
     chat = render_chat(tokenizer, messages, tools)
     _require_all(messages, tools, chat.text)
     return Sample(row.place, chat.ids, chat.learn, chat.context)
@@ -75,7 +79,9 @@ _RENDER = {"chat": _chat, "text": _text, "event": _event}
 def _messages(value: object) -> list[Message]:
     """The row's messages as templates want them: no nulls, arguments of tool calls as objects."""
     if not isinstance(value, list) or not value:
-        raise PtwError(f"a chat row needs `messages`, a list of objects with role and content; it has {_short(value)}")
+        raise PtwError(
+            f"a chat row needs `messages`, a list of objects with role and content; it has {_short(value)}"
+        )
     messages = []
     for at, message in enumerate(value, start=1):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
@@ -84,7 +90,9 @@ def _messages(value: object) -> list[Message]:
         if not isinstance(message.get("content", ""), str | list):
             raise PtwError(f"message {at}: `content` must be a string, this is {_short(message['content'])}")
         if message["role"] == "assistant" and not (message.get("content") or message.get("tool_calls")):
-            raise PtwError(f"message {at}: the assistant says nothing; give it `content` or `tool_calls`, or drop it")
+            raise PtwError(
+                f"message {at}: the assistant says nothing; give it `content` or `tool_calls`, or drop it"
+            )
         if "tool_calls" in message:
             message["tool_calls"] = [_call(call, at) for call in _list(message["tool_calls"], at)]
         messages.append(message)
@@ -92,7 +100,7 @@ def _messages(value: object) -> list[Message]:
 
 
 def _call(call: object, at: int) -> dict[str, Any]:
-    """The call with its arguments as an object: written by `tojson`, a string of JSON would be quoted twice."""
+    """The call with its arguments as an object: `tojson` would quote a string of JSON a second time."""
     if not isinstance(call, dict):
         raise PtwError(f"message {at}: a tool call must be an object, this is {_short(call)}")
     if isinstance(call.get("function"), dict):
@@ -100,7 +108,9 @@ def _call(call: object, at: int) -> dict[str, Any]:
     if not isinstance(call.get("name"), str):
         raise PtwError(f"message {at}: a tool call needs a `name`, this is {_short(call)}")
     if isinstance(call.get("arguments"), str):
-        return call | {"arguments": _parsed(call["arguments"], f"message {at}: `arguments` of {call['name']}")}
+        return call | {
+            "arguments": _parsed(call["arguments"], f"message {at}: `arguments` of {call['name']}")
+        }
     return call
 
 
@@ -114,7 +124,7 @@ def _tools(value: object) -> list[Any] | None:
 
 
 def _require_all(messages: list[Message], tools: list[Any] | None, text: str) -> None:
-    """Templates drop roles and tools that they don't know without a word; a row that lost a part is an error."""
+    """Templates drop roles and tools that they don't know without a word; a row that lost a part is wrong."""
     for at, message in enumerate(messages, start=1):
         said = message.get("content", "")
         if isinstance(said, str) and message["role"] == "assistant":
@@ -130,7 +140,9 @@ def _require_all(messages: list[Message], tools: list[Any] | None, text: str) ->
     for tool in tools or []:
         name = tool.get("function", tool).get("name")
         if name is not None and str(name) not in text:
-            raise PtwError(f"the chat template leaves out tool {name!r}; use a `chat_template` that writes tools")
+            raise PtwError(
+                f"the chat template leaves out tool {name!r}; use a `chat_template` that writes tools"
+            )
 
 
 def _list(value: object, at: int) -> list[Any]:

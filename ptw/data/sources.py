@@ -10,7 +10,7 @@ from ptw.files.read import Row, read
 
 
 class Position(NamedTuple):
-    """A place between two rows: in the `file`-th file of an order, after line `number`, which ends at `byte`."""
+    """A place between two rows: in file number `file` of an order, after line `number`, ending at `byte`."""
 
     file: int = 0
     number: int = 0
@@ -18,7 +18,7 @@ class Position(NamedTuple):
 
 
 def rows(root: Path, source: tuple[str, ...], start: Position | None = None) -> Iterator[Row]:
-    """Every row, file by file; from `start` on without parsing what lies before. A source without rows: PtwError."""
+    """Every row, file by file; from `start` on without parsing what lies before. PtwError: no rows at all."""
     return (row for _, row in walk(find(root, source), start or Position()))
 
 
@@ -32,7 +32,9 @@ def walk(files: Sequence[File], start: Position) -> Iterator[tuple[Position, Row
             yield Position(at, row.number, row.end), row
     if empty:
         names = ", ".join(file.place for file in files[:3])
-        raise PtwError(f"{names}{', ...' if len(files) > 3 else ''}: no rows; a dataset must hold at least one")
+        raise PtwError(
+            f"{names}{', ...' if len(files) > 3 else ''}: no rows; a dataset must hold at least one"
+        )
 
 
 def digest(root: Path, source: tuple[str, ...]) -> str:

@@ -1,8 +1,8 @@
 """Which ids of a rendered chat did the assistant write?
 
-Where the template has {% generation %} markers, they say it. Elsewhere a turn is learnt where the template's text of
-the whole chat goes on from the prompt that generation would start from, with the text that generation would have to
-write. A turn that the template reshapes once others follow (thinking that is stripped) is context, not a target.
+Where the template has {% generation %} markers, they say it. Elsewhere a turn is learnt where the whole text
+goes on from the prompt that generation would start from, with what generation would have to write. A turn
+that the template reshapes once others follow (its thinking is stripped) is context only.
 """
 
 from bisect import bisect_left
@@ -18,7 +18,7 @@ from ptw.tokens.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """The template's own ids of a chat; `learn` marks what the assistant wrote; turns kept as `context` only."""
+    """The template's own ids of a chat; `learn` marks what the assistant wrote; `context` turns are not."""
 
     text: str
     ids: np.ndarray
@@ -53,8 +53,8 @@ def render_chat(tokenizer: Tokenizer, messages: list[Message], tools: list[Any] 
                 learn[begin:end] = True
     if not learn.any():
         raise PtwError(
-            "nothing to learn: the chat template doesn't go on from its own generation prompt with any answer as it "
-            "stands in this chat; give the tokenizer a `chat_template` with {% generation %} markers"
+            "nothing to learn: the chat template doesn't go on from its own generation prompt with any "
+            "answer as it stands here; give the tokenizer a `chat_template` with {% generation %} markers"
         )
     return RenderedChat(text, np.array(whole.ids, dtype=np.int32), learn, context)
 
@@ -62,7 +62,7 @@ def render_chat(tokenizer: Tokenizer, messages: list[Message], tools: list[Any] 
 def _learnt_span(
     tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None, at: int, text: str
 ) -> tuple[int, int] | None:
-    """From which to which character the answer of message `at` stands in `text`; None when it is context only."""
+    """From which to which character the answer of message `at` stands in `text`; None: context only."""
     template = tokenizer.template
     as_last = text if at == len(messages) - 1 else template.text(messages[: at + 1], tools)
     prompts = _prompts(tokenizer, messages, tools, at, as_last)
@@ -100,7 +100,7 @@ def _prompts(
 def _boundary(tokenizer: Tokenizer, whole: _Text, place: int, at: int) -> int:
     """How many ids stand for the text before `place`.
 
-    Proven: up to there the text alone gives the same ids. Added tokens split a text before anything else looks at it,
+    Proven: up to there the text alone gives the same ids. Added tokens split a text before all else,
     so that it is enough to prove from the last one on.
     """
     count = bisect_left(whole.starts, place)
@@ -112,15 +112,15 @@ def _boundary(tokenizer: Tokenizer, whole: _Text, place: int, at: int) -> int:
     if tokenizer.encode(whole.text[start:place]) != whole.ids[anchor:count]:
         around = whole.text[max(place - 12, 0) : place + 12]
         raise PtwError(
-            f"message {at + 1}: a token crosses the border between the template's text and the answer, at {around!r}, "
-            "so that a prompt's ids would not be those trained on; strip the white space around the answer, or end "
-            "the header with a special token in a `chat_template`"
+            f"message {at + 1}: a token crosses the border between the template's text and the answer, at "
+            f"{around!r}, so that a prompt's ids would not be those trained on; strip the white space around "
+            "the answer, or end the header with a special token in a `chat_template`"
         )
     return count
 
 
 def _marked_chat(tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None) -> RenderedChat:
-    """As transformers' return_assistant_tokens_mask, but a block that begins with a trimmed space ends nothing."""
+    """As return_assistant_tokens_mask, but where a token's span leaves out its space, nothing is lost."""
     text, blocks = tokenizer.template.marked_text(messages, tools)
     whole = _encoded(tokenizer, text)
     learn = np.zeros(len(whole.ids), dtype=bool)
@@ -131,7 +131,9 @@ def _marked_chat(tokenizer: Tokenizer, messages: list[Message], tools: list[Any]
             first -= 1
         learn[first : bisect_left(whole.starts, end)] = begin < end
     if not learn.any():
-        raise PtwError("nothing to learn: the chat template's {% generation %} blocks wrote nothing in this chat")
+        raise PtwError(
+            "nothing to learn: the chat template's {% generation %} blocks wrote nothing in this chat"
+        )
     return RenderedChat(text, np.array(whole.ids, dtype=np.int32), learn)
 
 

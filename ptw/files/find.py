@@ -3,8 +3,9 @@
 import glob
 import hashlib
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import fsspec
 
@@ -24,7 +25,7 @@ class File:
 
 
 def find(root: Path, source: tuple[str, ...]) -> tuple[File, ...]:
-    """The files of globs relative to `root` or of fsspec URLs, each once, in the order of `source`, a glob's sorted.
+    """The files of globs relative to `root` and of fsspec URLs, each once; a glob's are sorted.
 
     PtwError: a pattern that no file matches, an unknown kind of file, a store that doesn't answer.
     """
@@ -37,16 +38,20 @@ def find(root: Path, source: tuple[str, ...]) -> tuple[File, ...]:
         files |= {file.place: file for file in found if file.place not in files}
     for file in files.values():
         if not file.place.endswith(SUFFIXES):
-            raise PtwError(f"{file.place}: rows are read from {', '.join(SUFFIXES)}; convert the file to one of these")
+            raise PtwError(
+                f"{file.place}: rows are read from {', '.join(SUFFIXES)}; convert the file to one of these"
+            )
     return tuple(files.values())
 
 
-def open_file(file: File) -> BinaryIO:
+def open_file(file: File) -> BufferedReader:
     """The file's raw bytes, seekable; a remote file is fetched piece by piece."""
     try:
         if not file.remote:
             return open(file.path, "rb")
-        handle: BinaryIO = fsspec.open(file.path, "rb", cache_type="readahead", block_size=8 * _CHUNK_BYTES).open()
+        handle: BufferedReader = fsspec.open(
+            file.path, "rb", cache_type="readahead", block_size=8 * _CHUNK_BYTES
+        ).open()
         return handle
     except Exception as error:  # each store's driver has exceptions of its own
         raise PtwError(f"{file.place}: can't be opened ({_reason(error)})") from error
@@ -73,7 +78,10 @@ def content_digest(files: tuple[File, ...]) -> str:
 def _identity(file: File) -> str:
     if file.remote:
         info = _info(file)
-        marks = (info.get(key) for key in ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "updated"))
+        marks = (
+            info.get(key)
+            for key in ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "updated")
+        )
         return "\0".join([str(info.get("size")), *(str(mark) for mark in marks if mark is not None)])
     with open_file(file) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -104,7 +112,7 @@ def _find_remote(pattern: str) -> list[File]:
     except ImportError as error:
         raise PtwError(f"source {pattern!r}: this kind of URL needs a driver ({error})") from error
     except Exception as error:  # each store's driver has exceptions of its own
-        hint = "check the address, the credentials, and the endpoint in the environment (AWS_ENDPOINT_URL for S3)"
+        hint = "check address, credentials and, in the environment, the endpoint (AWS_ENDPOINT_URL for S3)"
         raise PtwError(f"source {pattern!r}: the store doesn't answer ({_reason(error)}); {hint}") from error
     return [File(url, url, True) for url in urls]
 

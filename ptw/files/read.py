@@ -21,7 +21,7 @@ _PARQUET_ROWS = 256
 
 @dataclass(frozen=True)
 class Row:
-    """One row. `number` counts lines (parquet: rows) from 1; the file goes on at byte `end` of its plain content."""
+    """One row. `number` counts lines (parquet: rows) from 1; the next begins at byte `end` of the content."""
 
     place: str
     value: dict[str, Any]
@@ -31,7 +31,7 @@ class Row:
 
 
 def read(file: File, number: int = 0, byte: int = 0) -> Iterator[Row]:
-    """The rows after line (parquet: row) `number`, which ends at `byte`; as a row's own `number` and `end` say.
+    """The rows after line (parquet: row) `number`, which ends at `byte`: a row's own `number` and `end`.
 
     PtwError names file and line: not JSON, not UTF-8, not an object, cut off, unreadable.
     """
@@ -54,7 +54,9 @@ def _parse(place: str, line: bytes, first: bool) -> dict[str, Any]:
     try:
         value = json.loads(line.decode("utf-8-sig" if first else "utf-8"))
     except UnicodeDecodeError as error:
-        raise PtwError(f"{place}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8") from error
+        raise PtwError(
+            f"{place}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise PtwError(f"{place}: not JSON ({error}); every line must hold one JSON object") from error
     if not isinstance(value, dict):
@@ -73,7 +75,9 @@ def _lines(file: File, chunks: Iterator[bytes]) -> Iterator[bytes]:
             yield from lines
             rest = bytearray(last)
         if len(rest) > _LONGEST_LINE_BYTES:
-            raise PtwError(f"{file.place}: a line is longer than {_LONGEST_LINE_BYTES >> 20} MiB; is this .jsonl?")
+            raise PtwError(
+                f"{file.place}: a line is longer than {_LONGEST_LINE_BYTES >> 20} MiB; is this .jsonl?"
+            )
     if rest:
         yield bytes(rest)
 
@@ -116,7 +120,9 @@ def _told(file: File, chunks: Iterator[bytes]) -> Iterator[bytes]:
     try:
         yield from chunks
     except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
-        raise PtwError(f"{file.place}: cut off or damaged ({error}); write or fetch the file again") from error
+        raise PtwError(
+            f"{file.place}: cut off or damaged ({error}); write or fetch the file again"
+        ) from error
     except OSError as error:
         raise PtwError(f"{file.place}: can't be read ({error})") from error
 
@@ -132,7 +138,9 @@ def _parquet_rows(file: File, handle: BinaryIO, number: int) -> Iterator[Row]:
             done += rows
     # an OSError is how pyarrow says most damage
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise PtwError(f"{file.place}: cut off or no parquet ({error}); write or fetch the file again") from error
+        raise PtwError(
+            f"{file.place}: cut off or no parquet ({error}); write or fetch the file again"
+        ) from error
 
 
 def _group_rows(file: File, parquet: Any, group: int, done: int, number: int) -> Iterator[Row]:
@@ -148,4 +156,4 @@ def _group_rows(file: File, parquet: Any, group: int, done: int, number: int) ->
 def _json_kind(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return {list: "a list", str: "a string"}.get(type(value), "a number")
+    return "a list" if isinstance(value, list) else "a string" if isinstance(value, str) else "a number"

@@ -29,5 +29,7 @@ def cached(root: Path, digest: str, build: Callable[[], Any]) -> Path:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         if not folder.is_dir():  # else another process was first, with the same
-            raise PtwError(f"{kept}: a tokenizer can't be written there ({error}); free space or permit it") from error
+            raise PtwError(
+                f"{kept}: a tokenizer can't be written there ({error}); free space or permit it"
+            ) from error
     return folder

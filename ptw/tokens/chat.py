@@ -1,9 +1,9 @@
 """How does a tokenizer's chat template write a conversation, and how does it end an assistant's turn?"""
 
-import os
 import re
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import jinja2
@@ -37,14 +37,16 @@ class Chat:
     def text(
         self, messages: list[Message], tools: list[Any] | None = None, prompt: bool = False, **options: bool
     ) -> str:
-        """The template's text; `prompt` adds what generation starts from. PtwError says what the template refuses."""
+        """The template's text; `prompt` adds what generation starts from. PtwError: the template refuses."""
         self._require()
         try:
             written = self._hf.apply_chat_template(
                 messages, tools=tools, add_generation_prompt=prompt, tokenize=False, **options
             )
         except Exception as error:  # a template is foreign code
-            raise PtwError(f"the chat template of tokenizer {self._name} refuses this chat: {error}") from error
+            raise PtwError(
+                f"the chat template of tokenizer {self._name} refuses this chat: {error}"
+            ) from error
         return str(written)
 
     def is_marked(self, tools: list[Any] | None) -> bool:
@@ -65,19 +67,21 @@ class Chat:
                 **self._hf.special_tokens_map,
             )
         except Exception as error:  # a template is foreign code
-            raise PtwError(f"the chat template of tokenizer {self._name} refuses this chat: {error}") from error
+            raise PtwError(
+                f"the chat template of tokenizer {self._name} refuses this chat: {error}"
+            ) from error
         return texts[0], spans[0]
 
     @cached_property
     def options(self) -> tuple[dict[str, bool], ...]:
-        """The ways to ask for a generation prompt: plainly, and with each switch for thinking that the template has."""
+        """The ways to ask for a generation prompt: plainly, and with each switch for thinking."""
         self._require()
         template = self._hf.chat_template
         names: set[str] = set()
         for source in template.values() if isinstance(template, dict) else [template]:
             # the markers are an extension of transformers; they declare nothing
             plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", source)
-            environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])  # noqa: S701, only parsed
+            environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
             names |= jinja2.meta.find_undeclared_variables(environment.parse(plain))
         switches = sorted(name for name in names - _CONSTANTS if "think" in name)
         return ({}, *({name: value} for name in switches for value in (False, True)))
@@ -91,19 +95,21 @@ class Chat:
             last = text.split("second answer", 1)[1]
         except IndexError:
             raise PtwError(
-                f"the chat template of tokenizer {self._name} doesn't write a plain conversation of two turns; "
+                f"the chat template of tokenizer {self._name} can't write two questions and answers; "
                 "give the tokenizer a `chat_template` with {% generation %} markers"
             ) from None
-        closing = self._through_special(_common(self._whole(between), self._whole(last))) or self._through_special(last)
+        closing = self._through_special(
+            _common(self._whole(between), self._whole(last))
+        ) or self._through_special(last)
         if not closing:
             raise PtwError(
-                f"the chat template of tokenizer {self._name} writes nothing after an assistant's answer, so that a "
-                "model would never learn to stop; give the tokenizer a `chat_template` that ends turns"
+                f"the chat template of tokenizer {self._name} writes nothing after an assistant's answer: "
+                "a model would never learn to stop; give the tokenizer a `chat_template` that ends turns"
             )
         return closing
 
     def end_of_turn(self, turn: str) -> int | None:
-        """Where the assistant's part of `turn`, a last turn, ends: after the closing, or its last special token."""
+        """Where the assistant's part of a last turn ends: after the closing, or its last special token."""
         at = turn.rfind(self.closing)
         if at >= 0:
             return at + len(self.closing)
@@ -125,10 +131,10 @@ class Chat:
     def _require(self) -> None:
         if not self._hf.chat_template:
             raise PtwError(
-                f"tokenizer {self._name} has no chat template, which chats need; name a Jinja file in its table: "
-                'chat_template = "chat.jinja"'
+                f"tokenizer {self._name} has no chat template, which chats need; name a Jinja file in its "
+                'table: chat_template = "chat.jinja"'
             )
 
 
 def _common(one: list[str], other: list[str]) -> str:
-    return "".join(os.path.commonprefix([one, other]))
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -31,7 +31,11 @@ def learn(texts: Iterable[str], vocab_size: int) -> Any:
     )
     backend.train_from_iterator(texts, trainer)
     learnt = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=PAD, bos_token=END, eos_token=END, clean_up_tokenization_spaces=False
+        tokenizer_object=backend,
+        pad_token=PAD,
+        bos_token=END,
+        eos_token=END,
+        clean_up_tokenization_spaces=False,
     )
     learnt.chat_template = CHATML.read_text(encoding="utf-8")
     return learnt
@@ -45,11 +49,13 @@ def texts_of(rows: Iterable[Row], format: str, name: str) -> Iterator[str]:
         elif format == "chat":
             messages = row.value.get("messages")
             if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-                raise PtwError(f"{row.place}: a chat needs `messages`, a list of objects with role and content")
+                raise PtwError(
+                    f"{row.place}: a chat needs `messages`, a list of objects with role and content"
+                )
             yield from (_string(row, message, "content") for message in messages if message.get("content"))
         else:
             raise PtwError(
-                f"tokenizer {name}: a dataset of format {format!r} has no text to learn from; use `items` instead"
+                f"tokenizer {name}: a dataset of format {format!r} has no text to learn; use `items` instead"
             )
 
 

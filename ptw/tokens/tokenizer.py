@@ -28,7 +28,12 @@ _CHAT_PROBES: tuple[tuple[list[Message], list[Any] | None], ...] = (
             {"role": "assistant", "content": "<think>\nb\n</think>\n\nc"},
             {"role": "user", "content": "d"},
         ],
-        [{"type": "function", "function": {"name": "f", "description": "g", "parameters": {"type": "object"}}}],
+        [
+            {
+                "type": "function",
+                "function": {"name": "f", "description": "g", "parameters": {"type": "object"}},
+            }
+        ],
     ),
 )
 
@@ -36,7 +41,9 @@ _CHAT_PROBES: tuple[tuple[list[Message], list[Any] | None], ...] = (
 class Tokenizer:
     """HF's tokenizer, and what ptw must know of it. `notes` says what was put right or is off."""
 
-    def __init__(self, hf: Any, name: str, notes: tuple[str, ...] = (), stop_ids: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, hf: Any, name: str, notes: tuple[str, ...] = (), stop_ids: frozenset[int] = frozenset()
+    ) -> None:
         self.hf = hf
         self.name = name
         self.notes = notes
@@ -51,7 +58,9 @@ class Tokenizer:
         added = hf.added_tokens_decoder
         self.added_ids = frozenset(added)
         specials = {str(token) for token in added.values() if token.special} | set(hf.all_special_tokens)
-        self.special_ids = frozenset(self._vocabulary[token] for token in specials if token in self._vocabulary)
+        self.special_ids = frozenset(
+            self._vocabulary[token] for token in specials if token in self._vocabulary
+        )
         self.template = Chat(hf, name, sorted(specials))
 
     def encode(self, text: str, special: bool = False) -> list[int]:
@@ -69,7 +78,9 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.hf.decode(list(ids)))
 
-    def chat(self, messages: list[Message], tools: list[Any] | None = None, prompt: bool = False) -> list[int]:
+    def chat(
+        self, messages: list[Message], tools: list[Any] | None = None, prompt: bool = False
+    ) -> list[int]:
         """The ids of the template's text; `prompt` adds what generation starts from."""
         return self.encode(self.template.text(messages, tools, prompt))
 
@@ -78,7 +89,9 @@ class Tokenizer:
         ids = [self._vocabulary.get(item, -1) for item in items]
         for item, id_ in zip(items, ids, strict=True):
             if id_ < 0 or id_ in self.special_ids:
-                raise PtwError(f"item {item!r} is not in tokenizer {self.name}; add it to the items, or drop the event")
+                raise PtwError(
+                    f"item {item!r} is not in tokenizer {self.name}; add it to the items, or drop the event"
+                )
         return ids
 
     @property
@@ -99,7 +112,7 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over the vocabulary and the ids of awkward texts and chats: equal means that all ids are equal."""
+        """sha256 over the vocabulary and the ids of awkward texts and chats: equal means equal ids."""
         ids = {
             "vocabulary": sorted((id_, token) for token, id_ in self._vocabulary.items()),
             "special": [self.bos_id, self.eos_id, sorted(self.special_ids)],
@@ -135,7 +148,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def open_tokenizer(workspace: Workspace, name: str) -> Tokenizer:
-    """The tokenizer that the workspace declares. What must be built from its data is built once, then kept."""
+    """The tokenizer that the workspace declares; what is built from its data is built once, then kept."""
     if name not in workspace.tokenizers:
         known = ", ".join(workspace.tokenizers) or "none"
         raise PtwError(f"workspace.toml has no tokenizer {name!r}; it has: {known}")
@@ -150,7 +163,9 @@ def open_tokenizer(workspace: Workspace, name: str) -> Tokenizer:
     if entry.chat_template is not None:
         hf.chat_template = _template(workspace.root / entry.chat_template, name)
     if entry.vocab_size is not None and len(hf) < entry.vocab_size:
-        notes += (f"tokenizer {name}: its data taught {len(hf)} tokens, fewer than vocab_size {entry.vocab_size}",)
+        notes += (
+            f"tokenizer {name}: its data taught {len(hf)} tokens, fewer than vocab_size {entry.vocab_size}",
+        )
     return Tokenizer(hf, name, notes, _generation_stops(folder))
 
 
@@ -161,7 +176,7 @@ def _items_folder(workspace: Workspace, entry: TokenizerEntry, source: tuple[str
 
 
 def _learnt_folder(workspace: Workspace, entry: TokenizerEntry) -> Path:
-    if entry.learn_from not in workspace.datasets or entry.vocab_size is None:
+    if entry.learn_from is None or entry.learn_from not in workspace.datasets or entry.vocab_size is None:
         raise PtwError(f"tokenizer {entry.name}: `learn_from` must name a dataset, with a `vocab_size`")
     dataset, size = workspace.datasets[entry.learn_from], entry.vocab_size
     content = content_digest(find(workspace.root, dataset.source))
@@ -193,7 +208,9 @@ def _checkpoint(root: Path, hf: str, revision: str | None, name: str) -> Path:
         return Path(huggingface_hub.snapshot_download(hf, revision=revision, allow_patterns=wanted))
     except Exception as error:  # of the network, the Hub and the disk
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PtwError(f"tokenizer {name}: {hf} at {revision} can't be fetched from the Hub: {reason}") from error
+        raise PtwError(
+            f"tokenizer {name}: {hf} at {revision} can't be fetched from the Hub: {reason}"
+        ) from error
 
 
 def _template(file: Path, name: str) -> str:

@@ -1,0 +1,57 @@
+"""What becomes of a sample that is longer than the window?"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ptw.data.render import Sample
+from ptw.errors import PtwError
+from ptw.workspace.manifest import DatasetEntry
+
+
+def fit(sample: Sample, dataset: DatasetEntry, window: int) -> tuple[Sequence[Sample], str | None]:
+    """The sample's parts of at most `window` ids, and why it is refused, where it is.
+
+    `split` keeps every id once; `truncate` the first ids, of events the newest. PtwError: too_long = "error".
+    """
+    if not sample.learn[1:].any():
+        return (), f"leave_out = {dataset.leave_out} leaves nothing to learn"
+    length = len(sample.ids)
+    if length <= window:
+        return (sample,), None
+    if dataset.too_long == "split":
+        return _split(sample, window), None
+    if dataset.too_long == "truncate":
+        cut = _newest(sample, window) if dataset.format == "event" else _first(sample, window)
+        return (
+            ((cut,), None)
+            if cut.learn[1:].any()
+            else ((), f"the first {window} of its {length} ids hold no target")
+        )
+    if dataset.too_long == "drop":
+        return (), f"{length} ids are more than the window of {window}"
+    choices = '"truncate" or "drop"' if dataset.format == "chat" else '"truncate", "split" or "drop"'
+    raise PtwError(
+        f"{sample.id}: {length} ids are more than the window of {window}; widen the window, or set in "
+        f"[datasets.{dataset.name}] too_long = {choices}"
+    )
+
+
+def _first(sample: Sample, window: int) -> Sample:
+    return replace(sample, ids=sample.ids[:window], learn=sample.learn[:window])
+
+
+def _newest(sample: Sample, window: int) -> Sample:
+    """The first id begins the sequence and stays."""
+    keep = np.r_[0, len(sample.ids) - window + 1 : len(sample.ids)]
+    return replace(sample, ids=sample.ids[keep], learn=sample.learn[keep])
+
+
+def _split(sample: Sample, window: int) -> list[Sample]:
+    return [
+        Sample(
+            f"{sample.id}#{part}", sample.ids[begin : begin + window], sample.learn[begin : begin + window]
+        )
+        for part, begin in enumerate(range(0, len(sample.ids), window), start=1)
+    ]
