@@ -1,8 +1,8 @@
 """Prefill and steps through the cache give the reference's logits, and greedy decoding its tokens.
 
 The reference decodes each document alone through its own cache. That is also what is held to where a RoPE's
-frequencies depend on the length (dynamic, longrope): a key stays turned as it was when it was written, and the
-length that counts is that of the document, not of the longest in the batch.
+frequencies depend on the length (dynamic, longrope): a key stays turned as it was when it was written, and
+the length that counts is that of the document, not of the longest in the batch.
 """
 
 import torch

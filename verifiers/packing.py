@@ -3,14 +3,14 @@
 from torch import Tensor
 
 LIMITS = {
-    "relative": 1e-10,  # the reference is one forward a document: its own packed forward leaks in many families
+    "relative": 1e-10,  # the reference runs each document alone: its packed forward leaks in many families
     "leak": 0.0,  # tokens whose logits change by one bit when another document does
 }
 PACKED, CHANGED = "packed.", "changed."
 
 
 def measure(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, float]:
-    """packed.BACKEND.logits, changed.BACKEND.logits: (T, V), the latter with one document's tokens replaced."""
+    """packed.BACKEND.logits, and changed.BACKEND.logits with one document's tokens replaced: (T, V)."""
     others_T = theirs["documents"] != theirs["changed_document"]
     relative, leak = [], []
     for name in sorted(ours):

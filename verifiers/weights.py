@@ -1,4 +1,4 @@
-"""A checkpoint goes through the port unharmed: every tensor used, none lost or changed, and the reference reads it."""
+"""A checkpoint passes through the port unharmed: all used, none lost or changed, and the reference opens it."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ LIMITS = {
     "changed": 0.0,  # tensors that came back with another bit, shape or dtype
     "nudge": 1e-10,  # relative: what changing one tensor does to the output, worst tensor
     "export_keys": 0.0,  # keys missing or unexpected when plain transformers opens the export
-    "export_logits": 0.0,  # logits that differ by a bit between the reference on the export and on the original
+    "export_logits": 0.0,  # logits of the reference that differ by a bit, on the export and on the original
 }
 WEIGHTS, NUDGED = "weights.", "nudged."
 

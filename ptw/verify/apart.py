@@ -16,12 +16,21 @@ from types import ModuleType
 from typing import Any
 
 REFUSED_MODULES = ("transformers", "peft", "vllm", "trl", "accelerate", "huggingface_hub")
-REFUSED_EVENTS = ("socket.", "os.fork", "os.exec", "os.posix_spawn", "os.system", "subprocess.", "os.kill", "pty.")
+REFUSED_EVENTS = (
+    "socket.",
+    "os.fork",
+    "os.exec",
+    "os.posix_spawn",
+    "os.system",
+    "os.kill",
+    "pty.",
+    "subprocess.",
+)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 
 
-class Refused(ImportError):
-    """Not to be caught by `except PermissionError`: an import that fails falls back in honest code too."""
+class ReferenceRefusedError(ImportError):
+    """A port asked for the reference."""
 
 
 class Guard(importlib.abc.MetaPathFinder):
@@ -31,7 +40,7 @@ class Guard(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname.split(".")[0] in REFUSED_MODULES:
-            raise Refused(f"a port can't import {fullname}: it must not lean on the reference")
+            raise ReferenceRefusedError(f"a port can't import {fullname}: it must not lean on the reference")
         return None
 
 

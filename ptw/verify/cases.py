@@ -24,14 +24,13 @@ from ptw.verify.sandbox import PACKAGE
 MAKER_SECONDS, REFERENCE_SECONDS = 300, 600
 LAST_LINES = 12
 # what these files say decides the cases and the reference's answers: another text, another cache
-SOURCES = (
-    *("exact", "informative", "documents", "configurations", "make_cases", "reference", "nudge", "trace_reference"),
-)
+MAKER = ("configurations", "documents", "exact", "informative", "make_cases", "reference")
+SOURCES = (*MAKER, "nudge", "trace_reference")
 
 
 @dataclass(frozen=True)
 class Family:
-    """The cases of a model_type: a folder each in `given`, and a file each in `drawn` that says what it is for."""
+    """A model_type's cases: a folder each in `given`, and in `drawn` a file each that says what it is for."""
 
     model_type: str
     folder: Path
@@ -51,7 +50,7 @@ class Family:
 
 
 def draw(model_types: Sequence[str], level: str, seed: int, folder: Path, cache: Path) -> list[Family]:
-    """The cases of each family, below `folder`; practice cases, which are always the same, are kept in `cache`."""
+    """The cases of each family, below `folder`; those for practice, always the same, are kept in `cache`."""
     families = [Family(model_type, folder / model_type) for model_type in model_types]
     missing = []
     for family in families:
@@ -73,7 +72,7 @@ def draw(model_types: Sequence[str], level: str, seed: int, folder: Path, cache:
 
 
 class Reference:
-    """The reference's process. It may import while ports run, and learns what to compute when they have ended."""
+    """The reference's process. It imports while ports run, and is asked when they have ended."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -91,7 +90,7 @@ class Reference:
             _, stderr = self.process.communicate(json.dumps(requests).encode(), timeout=REFERENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self.close()
-            raise PtwError(f"the reference took longer than {REFERENCE_SECONDS} seconds and was ended") from None
+            raise PtwError(f"the reference took longer than {REFERENCE_SECONDS} seconds") from None
         if self.process.returncode:
             raise PtwError(f"the reference's process failed:\n{_last(stderr)}")
 

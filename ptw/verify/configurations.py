@@ -82,7 +82,7 @@ def configurations(config_class: Any, moves: Moves, draw: random.Random, fresh: 
     odd = _known(ODD_SIZES | _layers(config_class, ODD_SIZES["num_hidden_layers"]), known)
     if fresh:
         odd |= _known(_drawn_sizes(draw), known)
-        odd |= _known(_layers(config_class, odd["num_hidden_layers"]), known) if "num_hidden_layers" in odd else {}
+        odd |= _known(_layers(config_class, odd.get("num_hidden_layers", 1)), known)
     found = [Configuration("plain", plain, {})]
     tied = {"tie_word_embeddings": not bool(getattr(config_class(), "tie_word_embeddings", False))}
     found.append(Configuration("odd sizes", odd | tied, tied))
@@ -102,7 +102,8 @@ def configurations(config_class: Any, moves: Moves, draw: random.Random, fresh: 
 def field_names(config_class: Any) -> set[str]:
     """The names that the config class takes, under its own and under the common spelling."""
     own = {field.name for field in dataclasses.fields(config_class)}
-    return own | {common for common, native in getattr(config_class, "attribute_map", {}).items() if native in own}
+    common = getattr(config_class, "attribute_map", {})
+    return own | {name for name, native in common.items() if native in own}
 
 
 def own_fields(config_class: Any) -> Iterator[tuple[str, Any]]:
@@ -126,7 +127,9 @@ def _layers(config_class: Any, layers: int) -> Values:
     if not kinds:
         return {}
     ordered = list(dict.fromkeys(kinds))
-    return {"layer_types": [ordered[layer % len(ordered)] for layer in range(layers)]} if len(ordered) > 1 else {}
+    if len(ordered) < 2:
+        return {}
+    return {"layer_types": [ordered[layer % len(ordered)] for layer in range(layers)]}
 
 
 def _drawn_sizes(draw: random.Random) -> Values:
@@ -148,7 +151,7 @@ def _switches(config_class: Any, base: Values, moves: Moves) -> Values:
     """Every boolean that moves the reference's output, the other way round."""
     changes: Values = {}
     for name, default in own_fields(config_class):
-        flipped = {name: not default}
+        flipped: Values = {name: not default}
         if isinstance(default, bool) and name != "tie_word_embeddings":
             if name == "use_sliding_window":
                 flipped |= {"sliding_window": WINDOW, "max_window_layers": 1}
@@ -167,7 +170,8 @@ def _numbers(config_class: Any, base: Values, moves: Moves, draw: random.Random,
             value = {name: 3e-3 * factor if "eps" in name else default * factor}
             if default and moves(base, base | value):
                 changes |= value
-    theta = {"rope_parameters": {"rope_type": "default", "rope_theta": draw.uniform(50.0, 2e4) if fresh else 700.0}}
+    base_angle = draw.uniform(50.0, 2e4) if fresh else 700.0
+    theta = {"rope_parameters": {"rope_type": "default", "rope_theta": base_angle}}
     parameters = getattr(config_class(), "rope_parameters", None)
     if parameters and "rope_theta" in parameters and moves(base, base | theta):
         changes |= theta
@@ -203,8 +207,9 @@ def _ropes(
         if name == "longrope":
             rope |= _long_factors(config_class(**base | size), draw)
         changes = {"rope_parameters": _nested(config_class, rope)} | _known(size, field_names(config_class))
-        plain_rope = {"rope_parameters": _nested(config_class, {"rope_type": "default", "rope_theta": 10000.0})}
-        if "rope_parameters" in field_names(config_class) and moves(base | size | plain_rope, base | changes):
+        unscaled = _nested(config_class, {"rope_type": "default", "rope_theta": rope["rope_theta"]})
+        before = base | size | {"rope_parameters": unscaled}
+        if "rope_parameters" in field_names(config_class) and moves(before, base | changes):
             yield Configuration(f"rope {name}", base | changes, changes, legacy=name == "linear")
 
 
@@ -213,8 +218,16 @@ def _drawn_scaling(name: str, scaling: Values, draw: random.Random) -> Values:
     if "factor" in scaling:
         drawn["factor"] = draw.uniform(1.5, 9.0)
     if name.startswith("yarn"):
-        drawn |= draw.choice(({}, {"attention_factor": draw.uniform(0.7, 1.6)}, {"mscale": 0.8, "mscale_all_dim": 1.3}))
-        drawn |= draw.choice(({}, {"beta_fast": draw.uniform(8.0, 40.0), "beta_slow": draw.uniform(0.5, 2.0)}))
+        scales: tuple[Values, ...] = (
+            {},
+            {"attention_factor": draw.uniform(0.7, 1.6)},
+            {"mscale": 0.8, "mscale_all_dim": 1.3},
+        )
+        bounds: tuple[Values, ...] = (
+            {},
+            {"beta_fast": draw.uniform(8.0, 40.0), "beta_slow": draw.uniform(0.5, 2.0)},
+        )
+        drawn |= draw.choice(scales) | draw.choice(bounds)
     return drawn
 
 

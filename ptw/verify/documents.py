@@ -28,7 +28,8 @@ def inputs(config: Any, draw: random.Random, *, thorough: bool) -> Tensors:
     documents = [_document(length, place, vocabulary, draw) for place, length in enumerate(lengths)]
     changed = draw.randrange(len(lengths) - 1)
     other = [*documents]
-    other[changed] = [(token + 1 + draw.randrange(vocabulary - 1)) % vocabulary for token in documents[changed]]
+    # none of its tokens stays what it was
+    other[changed] = [(token + draw.randrange(1, vocabulary)) % vocabulary for token in documents[changed]]
     decoded = [place for place, length in enumerate(lengths) if length > 1][-3:]
     nudged = _document(NUDGED_LENGTH, 0, vocabulary, draw) if thorough else []
     return {
@@ -38,9 +39,11 @@ def inputs(config: Any, draw: random.Random, *, thorough: bool) -> Tensors:
         "row": torch.tensor(_rows(lengths)),
         "changed_document": torch.tensor([changed]),
         "decode_document": torch.tensor(decoded),
-        "decode_prefill": torch.tensor([lengths[place] - min(STEPS, lengths[place] - 1) for place in decoded]),
+        "decode_prefill": torch.tensor(
+            [lengths[place] - min(STEPS, lengths[place] - 1) for place in decoded]
+        ),
         "decode_steps": torch.tensor([min(STEPS, min(lengths[place] for place in decoded) - 1)]),
-        "new_tokens": torch.tensor([NEW_TOKENS]),
+        "new_tokens": torch.tensor([NEW_TOKENS if thorough else 2]),
         "nudged": torch.tensor(nudged, dtype=torch.int64),
     }
 
@@ -61,7 +64,8 @@ def bounds(config: Any) -> list[int]:
 def _lengths(config: Any, draw: random.Random, *, thorough: bool) -> list[int]:
     lengths = [1, 2, 7] if thorough else [2]
     for bound in bounds(config):
-        lengths += [bound - 1, bound, bound + 1, bound + 3, 3 * bound + 5] if thorough else [bound - 1, bound + 3]
+        lengths += [bound - 1, bound + 3]
+        lengths += [bound, bound + 1, 3 * bound + 5] if thorough else []
     lengths = [length for length in lengths if length > 0]
     lengths += [37, LONG] if thorough else [draw.randrange(64, 180)]
     draw.shuffle(lengths)

@@ -19,7 +19,12 @@ CAPABILITY_VERSION_3, LAST_CAPABILITY = 0x20080522, 63
 DEVICES = ("null", "zero", "urandom", "random")
 ROOM_BYTES = 2 << 30  # of memory-backed files in /tmp
 STRANGER = 1 << 20  # user ids from here on belong to nobody on this machine
-BOOT = "import sys; sys.path.insert(0, {path!r}); from ptw.verify.apart import run; run({module!r}, {folders!r})"
+BOOT = """
+import sys
+sys.path.insert(0, {path!r})
+from ptw.verify.apart import run
+run({module!r}, {folders!r})
+"""
 ENVIRONMENT = {
     "PATH": os.defpath,
     "HOME": "/tmp",
@@ -28,16 +33,17 @@ ENVIRONMENT = {
     "MKL_NUM_THREADS": "1",
     "PYTHONDONTWRITEBYTECODE": "1",
 }
+WITHOUT_NAMESPACES = (
+    "no file tree of its own: transformers and this machine's files are on the port's disk",
+    "no network namespace: only a guard inside the process refuses sockets",
+    "no process table of its own: the port sees other processes",
+)
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
     status, spec = int(sys.argv[1]), json.loads(sys.argv[2])
-    missing = [] if spec["namespaced"] else [
-        "no file tree of its own: transformers and this machine's files are on the port's disk",
-        "no network namespace: sockets are refused by a guard inside the process only",
-        "no process table of its own: the port sees other processes",
-    ]
+    missing = [] if spec["namespaced"] else list(WITHOUT_NAMESPACES)
     folders = {**spec["inputs"], "output": spec["output"]}
     package = spec["package"]
     if spec["namespaced"]:

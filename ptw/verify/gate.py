@@ -37,8 +37,8 @@ def run_gates(
 ) -> Report:
     """Verify the ports that `names` name (model types, or models of the workspace; none means all).
 
-    An acceptance draws a seed of its own unless one is given. PtwError for a name that nothing bears and for a
-    verifier that can't be used; whatever a port does is in the report.
+    An acceptance draws a seed of its own unless one is given. PtwError for a name that nothing bears and for
+    a verifier that can't be used; whatever a port does is in the report.
     """
     chosen = choose(root, names)
     verifiers = read_verifiers(rooms.files(root, "verifiers"))
@@ -63,7 +63,7 @@ def _port_of_model(root: Path | None, name: str, known: Mapping[str, Path]) -> s
     models = manifest.read(root).models if root is not None and (root / "workspace.toml").exists() else {}
     if name not in models:
         places = ", ".join([*known, *models])
-        raise PtwError(f"verify: {name!r} is neither a port nor a model of the workspace; there are: {places}")
+        raise PtwError(f"verify: {name!r} is neither a port nor a model of the workspace; known: {places}")
     model = models[name]
     model_type = model.port or (model.config or {}).get("model_type")
     if model_type is None and model.hf is not None and root is not None:
@@ -73,13 +73,15 @@ def _port_of_model(root: Path | None, name: str, known: Mapping[str, Path]) -> s
         except (OSError, ValueError, KeyError) as error:
             raise PtwError(f"{config}: model_type can't be read: {error!r}") from error
     if model_type not in known:
-        raise PtwError(f"workspace.toml: models.{name}: there is no port of {model_type!r} to verify; it runs on "
-                       "Hugging Face's own class")  # fmt: skip
+        raise PtwError(
+            f"workspace.toml: models.{name}: there is no port of {model_type!r} to verify: "
+            "it runs on Hugging Face's own class"
+        )
     return str(model_type)
 
 
 class _Gate:
-    """One run: the phases follow each other, so that no reference output exists while any port's process lives."""
+    """One run. Its phases follow each other: while a port's process lives, no reference output exists."""
 
     def __init__(
         self,
@@ -102,7 +104,8 @@ class _Gate:
         with contextlib.ExitStack() as stack:
             warm = [self._warm_reference(stack)] if self.keeps else []
             with self._phase("drawing cases"):
-                families = cases.draw(list(self.ports), self.level, self.seed, self.folder / "cases", self.cache)
+                place = self.folder / "cases"
+                families = cases.draw(list(self.ports), self.level, self.seed, place, self.cache)
             with self._phase("running ports"), ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
                 outcomes = list(pool.map(self._run_port, families))
             with self._phase("asking the reference"):
@@ -180,8 +183,10 @@ class _Gate:
 
     def _judge(self, family: Family, outcome: sandbox.Outcome) -> PortReport:
         if family.error:
-            return PortReport(family.model_type, failures=(f"no cases could be drawn: {family.error}",))
-        report = judge(family.model_type, [self._files(family, name) for name in family.names], self.verifiers)
+            failure = f"no cases could be drawn: {family.error}"
+            return PortReport(family.model_type, failures=(failure,))
+        files = [self._files(family, name) for name in family.names]
+        report = judge(family.model_type, files, self.verifiers)
         if outcome.error:
             report = replace(report, failures=(f"its process {outcome.error}", *report.failures))
         return report

@@ -1,4 +1,4 @@
-"""Which weights let a mistake show? Spread ones: default initialisation multiplies whole code paths by 0 or 1.
+"""Which weights let a mistake show? Spread ones: default initialisation multiplies code paths by 0 or 1.
 
 Attention is peaked (logits of standard deviation 1.5 to 2), norms and biases lie apart from 1 and 0, and
 every value is representable in bf16, so that fp64, fp32 and bf16 runs have the same weights.

@@ -33,7 +33,7 @@ class Verifier:
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Where a case's parts lie: what was given, what it was drawn for, what the port and the reference said."""
+    """Where a case's parts lie: what was given, what it is for, what the port and the reference said."""
 
     name: str
     given: Path
@@ -52,10 +52,10 @@ def read_verifiers(files: Mapping[str, Path]) -> list[Verifier]:
         if not isinstance(limits, dict) or not limits:
             raise PtwError(f"{path}: LIMITS must name at least one metric and its largest accepted value")
         if not callable(measure):
-            raise PtwError(f"{path}: it has no measure(ours, theirs) that gives a value for each metric of LIMITS")
-        wrong = [key for key, limit in limits.items() if not isinstance(limit, float | int) or math.isnan(limit)]
-        if wrong:
-            raise PtwError(f"{path}: LIMITS[{wrong[0]!r}] = {limits[wrong[0]]!r}: a limit is a number")
+            raise PtwError(f"{path}: it has no measure(ours, theirs), which gives a value for each limit")
+        for metric, limit in limits.items():
+            if not isinstance(limit, float | int) or math.isnan(limit):
+                raise PtwError(f"{path}: LIMITS[{metric!r}] = {limit!r}: a limit is a number")
         found.append(Verifier(name, dict(limits), measure))
     if not found:
         raise PtwError("no verifiers: a gate without them would pass anything; reinstall ptw")
@@ -86,7 +86,7 @@ def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) 
                 worst, case_name = max(found, key=lambda entry: (math.isnan(entry[0]), entry[0]))
                 measured.append(Measured(verifier.name, metric, worst, float(limit), case_name))
             elif not failures:
-                failures.append(f"{verifier.name}: no case gave its metric {metric!r}: a limit without a value")
+                failures.append(f"{verifier.name}: a limit without a value: no case gave {metric!r}")
     return PortReport(port, tuple(measured), tuple(failures), tuple(refused), len(cases))
 
 
@@ -98,12 +98,12 @@ def _measure(verifier: Verifier, ours: Tensors, theirs: Tensors) -> dict[str, fl
         raise PtwError(f"verifier {verifier.name} failed: {type(error).__name__}: {error}") from error
     for metric in values:
         if metric not in verifier.limits:
-            raise PtwError(f"verifier {verifier.name} gives the metric {metric!r}, for which LIMITS has no limit")
+            raise PtwError(f"verifier {verifier.name}: a metric without a limit: LIMITS lacks {metric!r}")
     return values
 
 
 def _read(case: CaseFiles, refused: list[str]) -> tuple[Tensors, Tensors] | None:
-    """What both said; None for a rightful refusal; PtwError for anything that the port should not have written."""
+    """What both said; None for a rightful refusal; PtwError for what the port should not have written."""
     written = {path.name for path in case.ours.iterdir()} if case.ours.is_dir() else set()
     if "error" in written:
         raise PtwError(f"the port failed:\n{_text(case.ours / 'error')}")
@@ -120,10 +120,10 @@ def _read(case: CaseFiles, refused: list[str]) -> tuple[Tensors, Tensors] | None
     ours |= {"export.logits": exported["export.logits"], "export.problems": exported["export.problems"]}
     for file in sorted((case.ours / "export").glob("*.safetensors")):
         ours |= {f"weights.{key}": tensor for key, tensor in _tensors(file).items()}
-    return ours, theirs | {"export.logits": exported["original.logits"]} | _given(case.given)
+    return ours, theirs | {"export.logits": exported["original.logits"]} | given_tensors(case.given)
 
 
-def _given(given: Path) -> Tensors:
+def given_tensors(given: Path) -> Tensors:
     inputs = load_file(given / "inputs.safetensors")
     lengths = inputs["lengths"]
     weights = load_file(given / "checkpoint" / "model.safetensors")

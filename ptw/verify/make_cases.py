@@ -34,7 +34,8 @@ def main(model_type: str, level: str, seed: int, folder: Path) -> None:
     with exact(), torch.no_grad():
         found = configurations(family, trials.moves, draw, fresh=level == "acceptance")
         for number, configuration in enumerate(found):
-            _write(family, configuration, draw, folder, f"{number:02d}-{configuration.name.replace(' ', '-')}")
+            name = f"{number:02d}-{configuration.name.replace(' ', '-')}"
+            _write(family, configuration, draw, folder, name)
 
 
 class Trials:

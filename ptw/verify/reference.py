@@ -29,7 +29,7 @@ def config_class(model_type: str) -> Any:
 
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise PtwError(
-            f"models/{model_type}.py: transformers has no causal language model of model_type {model_type!r}: "
+            f"models/{model_type}.py: transformers has no causal model of model_type {model_type!r}: "
             "name the file by the model_type of the checkpoint's config.json"
         )
     return CONFIG_MAPPING[model_type]
@@ -64,8 +64,8 @@ def opened(folder: Path) -> nn.Module:
     from transformers import AutoConfig
 
     model = build(AutoConfig.from_pretrained(folder))
-    state = load_file(folder / "model.safetensors")
-    model.load_state_dict(state, strict=False)  # tied weights are left out of the file; the judge holds the names
+    # tied weights are left out of the file
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     tie = getattr(model, "tie_weights", None)
     if tie is not None:
         tie()
@@ -73,9 +73,12 @@ def opened(folder: Path) -> nn.Module:
 
 
 def fresh(model: nn.Module) -> nn.Module:
-    """The same parameters in a model that has run nothing: length-dependent RoPE keeps what it saw last."""
+    """The same parameters in a model that ran nothing: some RoPE types keep the length that they saw last."""
+    kinds = {str(getattr(module, "rope_type", "")) for module in model.modules()}
+    if not any(kind in text for text in kinds for kind in ("dynamic", "longrope")):
+        return model
     shared = {id(tensor): tensor for tensor in model.parameters()}
-    return copy.deepcopy(model, shared)  # type: ignore[arg-type]
+    return copy.deepcopy(model, shared)
 
 
 def forward(model: nn.Module, ids: Tensor) -> Tensor:

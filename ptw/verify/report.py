@@ -75,9 +75,11 @@ class Report:
         lines: list[RenderableType] = [_table(self)]
         for port in self.ports:
             lines += [Text(f"{port.port}: {failure}", style="red") for failure in port.failures]
-            lines += [Text(f"{port.port}: refused, so not verified: {entry}", "yellow") for entry in port.refused]
+            refused = (f"{port.port}: refused, so not verified: {entry}" for entry in port.refused)
+            lines += [Text(entry, style="yellow") for entry in refused]
         lines += [Text(failure, style="red") for failure in self.failures]
-        lines += [Text(f"not enforced on this machine: {entry}", style="yellow") for entry in self.not_enforced]
+        missing = (f"not enforced on this machine: {entry}" for entry in self.not_enforced)
+        lines += [Text(entry, style="yellow") for entry in missing]
         verdict = "passed" if self.passed else "FAILED"
         cases = sum(port.cases for port in self.ports)
         took = sum(seconds for _, seconds in self.seconds)
@@ -97,8 +99,9 @@ def _table(report: Report) -> RenderableType:
         for entry in port.measured:
             style = "" if entry.passed else "red"
             verdict = "ok" if entry.passed else "FAILED"
-            cells = (port.port, entry.verifier, entry.metric, f"{entry.value:.3g}", f"{entry.limit:g}", entry.case)
-            table.add_row(*(Text(cell, style=style) for cell in (*cells, verdict)))
+            numbers = (f"{entry.value:.3g}", f"{entry.limit:g}")
+            cells = (port.port, entry.verifier, entry.metric, *numbers, entry.case, verdict)
+            table.add_row(*(Text(cell, style=style) for cell in cells))
     return table
 
 

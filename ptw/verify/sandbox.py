@@ -7,6 +7,7 @@ Without them, limits and guards inside the process remain. What could not be enf
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -78,7 +79,7 @@ def run_apart(module: str, inputs: Mapping[str, Path], output: Path, limits: Lim
 def namespaces() -> tuple[str, ...] | None:
     """The command that gives a process its own file tree, network and process table, if there is one."""
     unshare = shutil.which("unshare")
-    if unshare is None or os.environ.get("PTW_SANDBOX") == "plain":
+    if unshare is None:
         return None
     as_user = (unshare, "--user", "--map-root-user", *NAMESPACES)
     tries = [(unshare, *NAMESPACES), as_user] if os.geteuid() == 0 else [as_user]
@@ -111,11 +112,9 @@ def _wait(process: subprocess.Popen[bytes], seconds: int) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and those it started: its session's group, and with its init the whole process table."""
-    try:
+    """End the process and those it started: its group, and with its init the whole process table."""
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 9)
-    except ProcessLookupError:
-        pass
     if process.stderr and not process.stderr.closed:
         process.stderr.close()
     process.wait()
@@ -165,7 +164,7 @@ def hidden_folders() -> tuple[Path, ...]:
     sites = {Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("platlib"))}
     sites |= {Path(entry) for entry in sys.path if entry}
     for prefix in (sys.base_prefix, sys.prefix, "/usr", "/usr/local"):
-        for pattern in ("lib/python3*/site-packages", "lib/python3*/dist-packages", "lib/python3/dist-packages"):
-            sites |= set(Path(prefix).glob(pattern))
+        for kind in ("site-packages", "dist-packages"):
+            sites |= set(Path(prefix).glob(f"lib/python3*/{kind}"))
     found = {(site / name).resolve() for site in sites for name in HIDDEN if (site / name).is_dir()}
     return tuple(sorted(found))

@@ -63,7 +63,7 @@ def _trace_case(port: Port, root: Path, given: Path, target: Path) -> None:
 
 def trace(port: Port, root: Path, given: Path) -> Tensors:
     """The reference's tensors under the same names, and the packed forward by every backend:
-    packed.BACKEND.logits, and changed.BACKEND.logits with the tokens of one document replaced; both (T, V)."""
+    packed.BACKEND.logits, and changed.BACKEND.logits with one document's tokens replaced; both (T, V)."""
     inputs = load_file(given / "inputs.safetensors")
     with exact(), torch.no_grad():
         model = load(given / "checkpoint", root, port=port.model_type, dtype=torch.float64).module.eval()
@@ -75,7 +75,8 @@ def trace(port: Port, root: Path, given: Path) -> Tensors:
             found[f"changed.{backend}.logits"] = _packed(model, inputs["changed"], inputs, backend)
         found |= _decoded(model, documents, inputs)
         if len(inputs["nudged"]):
-            found |= _nudged(port, model, load_file(given / "checkpoint" / "model.safetensors"), inputs["nudged"])
+            state = load_file(given / "checkpoint" / "model.safetensors")
+            found |= _nudged(port, model, state, inputs["nudged"])
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
@@ -90,7 +91,9 @@ def _alone(model: nn.Module, ids: Tensor) -> Tensor:
 def _packed(model: nn.Module, ids: Tensor, inputs: Tensors, backend: str) -> Tensor:
     """Documents side by side in rows, the shorter row padded; logits in the documents' order."""
     lengths, row = inputs["lengths"].tolist(), inputs["row"].tolist()
-    rows = [[length for length, at in zip(lengths, row, strict=True) if at == number] for number in range(max(row) + 1)]
+    rows: list[list[int]] = [[] for _ in range(max(row) + 1)]
+    for length, number in zip(lengths, row, strict=True):
+        rows[number].append(length)
     layout = Layout.of_documents(rows, backend=cast(Any, backend))
     ids_BT = torch.zeros_like(layout.positions_BT)
     real_BT = layout.documents_BT >= 0
@@ -108,8 +111,8 @@ def _decoded(model: Any, documents: Sequence[Tensor], inputs: Tensors) -> Tensor
     logits_BTV = _logits(model, ids_BT, cache.step(held), cache)
     steps = [logits_BTV[torch.arange(len(held)), torch.tensor(held) - 1]]
     for step in range(int(inputs["decode_steps"])):
-        ids_B1 = torch.stack([document[at + step] for document, at in zip(chosen, held, strict=True)])[:, None]
-        steps.append(_logits(model, ids_B1, cache.step([1] * len(held)), cache)[:, 0])
+        ids_B = torch.stack([document[at + step] for document, at in zip(chosen, held, strict=True)])
+        steps.append(_logits(model, ids_B[:, None], cache.step([1] * len(held)), cache)[:, 0])
     tokens = generate(model, [prompt.tolist() for prompt in prompts], int(inputs["new_tokens"]))
     return {"decode.logits": torch.stack(steps, dim=1), "generated": torch.tensor(tokens)}
 

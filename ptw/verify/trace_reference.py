@@ -1,7 +1,7 @@
 """What does the reference say to each case? The reference's process: asked after every port's has ended.
 
-Imports transformers. One forward per document is the oracle for packing too: Hugging Face's own packed forward
-leaks between documents in many families.
+Imports transformers. One forward per document is the oracle for packing too: Hugging Face's own packed
+forward leaks between documents in many families.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tensors = dict[str, Tensor]
 
 
 def trace(given: Path) -> Tensors:
-    """logits (T, V), each document alone; decode.logits (R, steps + 1, V), each document through its own cache;
+    """logits (T, V), each document alone; decode.logits (R, steps + 1, V), each through its own cache;
     generated (R, new) and how far the second-best token was, generated.gap; nudged.KEY (V,)."""
     inputs = load_file(given / "inputs.safetensors")
     with exact(), torch.no_grad():
@@ -53,7 +53,7 @@ def trace_export(given: Path, export: Path) -> Tensors:
 def _decoded(model: nn.Module, documents: tuple[Tensor, ...], inputs: Tensors) -> Tensors:
     steps, new_tokens = int(inputs["decode_steps"]), int(inputs["new_tokens"])
     logits, generated, gaps = [], [], []
-    for place, prefill in zip(inputs["decode_document"].tolist(), inputs["decode_prefill"].tolist(), strict=True):
+    for place, prefill in torch.stack([inputs["decode_document"], inputs["decode_prefill"]]).T.tolist():
         ids = documents[place]
         logits.append(_stepped(model, ids, prefill, steps))
         tokens, gap = _generated(model, ids[:prefill], new_tokens)
@@ -92,13 +92,14 @@ def _generated(model: Any, prompt: Tensor, new_tokens: int) -> tuple[Tensor, Ten
     return answer.sequences[0, len(prompt) :], (best[:, 0] - best[:, 1]) / best[:, 0].abs()
 
 
-def _nudged(model: nn.Module, state: Tensors, ids: Tensor) -> Tensors:
+def _nudged(model: Any, state: Tensors, ids: Tensor) -> Tensors:
     """The last token's logits with one tensor of the checkpoint changed, for each in turn."""
     found = {}
+    model = reference.fresh(model)  # once: the document is shorter than any bound that a model remembers
     held = model.state_dict(keep_vars=True)
     for key, tensor in state.items():
         held[key].data.copy_(nudge(key, tensor))
-        found[f"nudged.{key}"] = reference.forward(model, ids)[-1]
+        found[f"nudged.{key}"] = model(ids[None], use_cache=False).logits[0, -1]
         held[key].data.copy_(tensor)
     return found
 
@@ -118,7 +119,7 @@ def main(requests: list[dict[str, str]]) -> None:
         given, target = Path(request["given"]), Path(request["write"])
         try:
             found = trace_export(given, Path(request["export"])) if "export" in request else trace(given)
-        except Exception as error:  # an export that can't be opened is this case's failure, not the next one's
+        except Exception as error:  # an export that can't be opened fails its own case only
             target.with_suffix(".error").write_text(f"{type(error).__name__}: {error}")
             continue
         save_file(found, target)
