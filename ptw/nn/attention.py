@@ -30,6 +30,9 @@ def attend(
     """
     if cache is not None:
         key_BTKH, value_BTKH = cache.extend(key_BTKH, value_BTKH, layout)
+    if layout.backend != "flex":  # SDPA's fast kernels take as many key heads as query heads
+        groups = query_BTNH.shape[2] // key_BTKH.shape[2]
+        key_BTKH, value_BTKH = (x.repeat_interleave(groups, dim=2) for x in (key_BTKH, value_BTKH))
     if layout.backend == "documents":
         return _by_document(query_BTNH, key_BTKH, value_BTKH, layout, scale, window)
     query, key, value = (tensor.transpose(1, 2) for tensor in (query_BTNH, key_BTKH, value_BTKH))
@@ -37,23 +40,14 @@ def attend(
         return _flex(query, key, value, layout, scale, window).transpose(1, 2)
     slots = key.shape[2]
     mask = layout.remember(("mask", window, slots), lambda: _mask(layout, slots, window))
-    return _sdpa(query, key, value, scale, mask=mask).transpose(1, 2)
+    return _sdpa(query, key, value, scale, mask).transpose(1, 2)
 
 
-def _sdpa(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scale: float,
-    *,
-    mask: Tensor | None = None,
-    causal: bool = False,
-) -> Tensor:
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        # CPU kernels take equal heads only; `enable_gqa` would fall back to the slow path
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    return functional.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=scale)
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
+    """One call, heads first; without a mask it is causal."""
+    return functional.scaled_dot_product_attention(
+        query, key, value, mask, is_causal=mask is None, scale=scale
+    )
 
 
 def _by_document(
@@ -75,7 +69,7 @@ def _by_document(
         if len(query_TNH):
             query, key, value = (x[None].transpose(1, 2) for x in (query_TNH, key_TKH, value_TKH))
             attended.append(_document(query, key, value, layout, scale, window)[0].transpose(0, 1))
-    return torch.cat(attended).view(query_BTNH.shape)
+    return torch.cat(attended).view(*query_BTNH.shape[:3], value_BTKH.shape[-1])
 
 
 def _document(
@@ -83,9 +77,9 @@ def _document(
 ) -> Tensor:
     length = query.shape[2]
     if window is None or length <= window:
-        return _sdpa(query, key, value, scale, causal=True)
+        return _sdpa(query, key, value, scale)
     band = layout.remember(("band", length, window), lambda: _band(length, window, query.device))
-    return _sdpa(query, key, value, scale, mask=band)
+    return _sdpa(query, key, value, scale, band)
 
 
 def _band(length: int, window: int, device: torch.device) -> Tensor:

@@ -54,7 +54,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         declared = {str(name): folder / str(file) for name, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PtwError(f"{index}: not an index of safetensors files: {error!r}") from error
     found = {name: file for file in sorted(set(declared.values())) for name in _names(file)}
     if missing := sorted(set(declared) - set(found)):

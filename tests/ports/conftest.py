@@ -1,0 +1,40 @@
+"""Tiny reference checkpoints, made once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+SIZES = {
+    "vocab_size": 101,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+MODELS = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True)),
+    "llama-tied": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)),
+    "qwen3": lambda: Qwen3ForCausalLM(
+        Qwen3Config(**SIZES, head_dim=24, use_sliding_window=True, sliding_window=5, max_window_layers=1)
+    ),
+}
+
+
+def random_model(name: str) -> torch.nn.Module:
+    """Every parameter random, norms and biases too, so that none can be lost unseen."""
+    torch.manual_seed(7)
+    model = MODELS[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.3, 0.3)
+    return model
+
+
+@pytest.fixture(scope="session", params=MODELS)
+def checkpoint(request, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints") / request.param
+    random_model(request.param).save_pretrained(folder)
+    return folder

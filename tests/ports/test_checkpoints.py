@@ -1,0 +1,189 @@
+"""Hugging Face checkpoints come in and go out exactly, and a faulty one is an error that names its fault."""
+
+import errno
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from ptw.errors import PtwError
+from ptw.nn.decode import generate
+from ptw.nn.layout import Layout
+from ptw.ports import export as export_module
+from ptw.ports.export import export
+from ptw.ports.load import create, load
+
+DOCUMENTS = [9, 1, 17, 4]
+
+
+def ids() -> torch.Tensor:
+    return torch.randint(0, 101, (1, sum(DOCUMENTS)), generator=torch.Generator().manual_seed(3))
+
+
+def logits(module: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return module.head().logits(module(ids(), Layout.of_documents([DOCUMENTS])))
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    """A checkpoint that a test may spoil."""
+    return shutil.copytree(checkpoint, tmp_path / "copy")
+
+
+def test_a_round_trip_changes_no_bit(checkpoint, tmp_path):
+    export(load(checkpoint, None), tmp_path / "out")
+    before, after = (
+        load_file(checkpoint / "model.safetensors"),
+        load_file(tmp_path / "out" / "model.safetensors"),
+    )
+    assert before.keys() == after.keys()
+    assert all(
+        torch.equal(before[name], after[name]) and before[name].dtype == after[name].dtype for name in before
+    )
+
+
+def test_plain_transformers_loads_the_export_and_gives_the_same_logits(checkpoint, tmp_path):
+    export(load(checkpoint, None), tmp_path / "out", shard_bytes=20_000)
+    assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1
+    exported, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    original = AutoModelForCausalLM.from_pretrained(checkpoint)
+    assert torch.equal(exported(ids()).logits, original(ids()).logits)
+    assert torch.equal(logits(load(tmp_path / "out", None).module), logits(load(checkpoint, None).module))
+
+
+def test_without_a_port_the_reference_runs_behind_the_same_interface(checkpoint, tmp_path):
+    port, reference = load(checkpoint, None), load(checkpoint, None, port="hf")
+    torch.testing.assert_close(logits(port.module), logits(reference.module), rtol=1e-4, atol=1e-4)
+    assert port.notes == ()
+    assert "packed attention" in " ".join(reference.notes)
+    prompts = [ids()[0, :7].tolist(), ids()[0, 7:9].tolist()]
+    assert generate(port.module, prompts, 9) == generate(reference.module, prompts, 9)
+    export(reference, tmp_path / "out")
+    assert torch.equal(logits(load(tmp_path / "out", None).module), logits(port.module))
+
+
+def test_greedy_tokens_are_those_of_the_reference(checkpoint):
+    reference = AutoModelForCausalLM.from_pretrained(checkpoint)
+    prompts = [ids()[0, :7].tolist(), ids()[0, 7:9].tolist(), [5]]
+    for prompt, ours in zip(prompts, generate(load(checkpoint, None).module, prompts, 12), strict=True):
+        theirs = reference.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+        assert ours == theirs[0, len(prompt) :].tolist()
+
+
+def test_generation_stops_and_keeps_to_allowed_ids(checkpoint):
+    module = load(checkpoint, None).module
+    (free,) = generate(module, [[1, 2, 3]], 6)
+    assert generate(module, [[1, 2, 3]], 6, stop_ids={free[1]})[0] == free[: free.index(free[1]) + 1]
+    drawn = generate(module, [[1, 2, 3]] * 2, 20, temperature=3.0, seed=5, allowed_ids={4, 8})
+    assert {token for sequence in drawn for token in sequence} == {4, 8}
+    assert drawn == generate(module, [[1, 2, 3]] * 2, 20, temperature=3.0, seed=5, allowed_ids={4, 8})
+
+
+def edit(folder, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+FAULTS = {
+    "missing": (lambda t: t.pop("model.norm.weight"), "1 missing from the checkpoint: model.norm.weight"),
+    "left over": (lambda t: t.update(extra=torch.ones(1)), "1 left over in the checkpoint: extra"),
+    "shape": (
+        lambda t: t.update({"model.norm.weight": torch.ones(3)}),
+        r"model.norm.weight gives model.norm.weight the shape \(3,\), but config.json asks for \(48,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_tensor_that_does_not_fit_is_named(copy, fault):
+    change, message = FAULTS[fault]
+    edit(copy, change)
+    with pytest.raises(PtwError, match=message):
+        load(copy, None)
+
+
+def test_a_head_that_is_not_tied_after_all_is_an_error(copy):
+    config = json.loads((copy / "config.json").read_text())
+    if not config["tie_word_embeddings"]:
+        pytest.skip("this checkpoint has a head of its own")
+    table = load_file(copy / "model.safetensors")["model.embed_tokens.weight"]
+    edit(copy, lambda tensors: tensors.update({"lm_head.weight": table.clone()}))
+    load(copy, None)
+    edit(copy, lambda tensors: tensors.update({"lm_head.weight": table + 1}))
+    with pytest.raises(PtwError, match="tie_word_embeddings"):
+        load(copy, None)
+
+
+def test_a_truncated_file_is_named(copy):
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(PtwError, match=r"model\.safetensors: damaged or cut short"):
+        load(copy, None)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not readable as JSON"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "no `model_type`"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"no \*\.safetensors"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("[]"), "not an index"),
+        (
+            lambda folder: (folder / "model.safetensors.index.json").write_text(
+                '{"weight_map": {"a": "b.safetensors"}}'
+            ),
+            "b.safetensors: missing",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_checkpoint_says_what_is_wrong(copy, spoil, message):
+    spoil(copy)
+    with pytest.raises(PtwError, match=message):
+        load(copy, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hidden_act", "swirl"), ("is_decoder", True), ("quantization_config", {}), ("attention_dropout", 0.5)],
+)
+def test_a_configuration_that_the_port_does_not_implement_is_refused_by_name(copy, key, value):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(PtwError, match=key):
+        load(copy, None)
+
+
+def test_an_export_never_overwrites_and_never_stays_half_written(checkpoint, tmp_path, monkeypatch):
+    loaded = load(checkpoint, None)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    with pytest.raises(PtwError, match="there is something already"):
+        export(loaded, tmp_path / "out")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export_module, "save_file", full)
+    with pytest.raises(PtwError, match="No space left"):
+        export(loaded, tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_model_from_scratch_depends_on_its_seed_only():
+    config = {"model_type": "llama", "vocab_size": 101, "hidden_size": 32, "intermediate_size": 48}
+    config |= {"num_hidden_layers": 2, "num_attention_heads": 4}
+    first, second, other = (create(config, None, seed=seed).module for seed in (1, 1, 2))
+    assert torch.equal(logits(first), logits(second))
+    assert not torch.equal(logits(first), logits(other))
+    assert first.model.embed_tokens.weight[101:].abs().max() == 0
+    assert abs(first.model.layers[0].mlp.up_proj.weight.std().item() - 0.02) < 0.002

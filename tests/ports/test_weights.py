@@ -1,0 +1,36 @@
+"""Every weight operator gives back what it took, bit for bit."""
+
+import pytest
+import torch
+
+from ptw.ports.weights import Fuse, PadVocabulary, Rename, Same, Split, Stack, Transpose
+
+OPERATORS = [
+    (Same("a"), [(3, 4)]),
+    (Rename("a", "b"), [(3, 4)]),
+    (Fuse(("q", "k", "v"), "qkv", (4, 2, 2)), [(4, 5), (2, 5), (2, 5)]),
+    (Fuse(("gate", "up"), "gate_up", (3, 3), dim=1), [(5, 3), (5, 3)]),
+    (Split("qkv", ("q", "k", "v"), (4, 2, 2)), [(8, 5)]),
+    (Transpose("a", "b"), [(3, 4)]),
+    (Stack(("expert.0", "expert.1"), "experts"), [(3, 4), (3, 4)]),
+    (PadVocabulary("table", 70), [(70, 4)]),
+]
+
+
+@pytest.mark.parametrize(("operator", "shapes"), OPERATORS, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_operator_is_exact_both_ways(operator, shapes, dtype):
+    tensors = [torch.randn(shape).to(dtype) for shape in shapes]
+    ours = operator.from_hf(tensors)
+    assert len(ours) == len(operator.ours)
+    back = operator.to_hf(ours)
+    assert len(back) == len(operator.theirs)
+    for before, after in zip(tensors, back, strict=True):
+        assert before.dtype == after.dtype
+        assert torch.equal(before, after)
+
+
+def test_a_padded_table_holds_zeros_up_to_a_multiple_of_64():
+    (table,) = PadVocabulary("table", 70).from_hf([torch.ones(70, 4)])
+    assert table.shape == (128, 4)
+    assert table[70:].abs().max() == 0
