@@ -80,7 +80,6 @@ def documents_of(root: Path) -> list[Document]:
     """The first chats of the shuffled stream, each alone: ids, and the token that follows each."""
     from ptw.data.stream import Stream
     from ptw.tokens.tokenizer import open_tokenizer
-
     from ptw.workspace.manifest import read
 
     declared = read(root)

@@ -61,8 +61,8 @@ def about(lengths: list[int]) -> str:
     return (
         f"forward, loss on every token, backward and AdamW, fp32, llama of {SHAPE['num_hidden_layers']} "
         f"layers of {SHAPE['hidden_size']}, vocabulary of {VOCABULARY}; one row of {WIDTH} tokens in "
-        f"{len(lengths)} documents of {min(lengths)} to {max(lengths)}; the same losses to 1e-4; medians of {ROUNDS} "
-        f"alternating rounds; peak memory at a vocabulary of {LARGE_VOCABULARY}: the resident set of a "
+        f"{len(lengths)} documents of {min(lengths)} to {max(lengths)}; the same losses to 1e-4; medians "
+        f"of {ROUNDS} alternating rounds; peak memory at a vocabulary of {LARGE_VOCABULARY}: the resident set of a "
         "process of its own, at Hugging Face sdpa and packed"
     )
 
@@ -95,9 +95,8 @@ def batch(lengths: list[int], vocabulary: int) -> tuple[Tensor, Tensor]:
 
 
 def ours(checkpoint: Path, lengths: list[int]) -> Callable[[], float]:
-    from ptw.ports.load import load
-
     from ptw.nn.layout import Layout
+    from ptw.ports.load import load
 
     module: Any = load(checkpoint, None).module
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.0)
