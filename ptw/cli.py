@@ -162,9 +162,13 @@ def schema() -> None:
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     """Check ports against Hugging Face (all, if none is named)."""
+    root = workspace_root()
+    from rich.console import Console
+
     from ptw.verify.gate import run_gates
 
-    report = run_gates(workspace_root(), names)
+    with Console(stderr=True).status("drawing cases") as status:  # silent when stderr is no terminal
+        report = run_gates(root, names, progress=status.update)
     if as_json:
         print_json(report.as_json())
     else:
@@ -181,12 +185,15 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
 )
 def train(name: str, resume: bool, dry_run: bool, overrides: dict[str, str]) -> None:
     """Run a recipe of workspace.toml on Ray."""
-    from ptw.train import launch, plan
-
+    workspace = opened()
     if dry_run:
-        click.echo(plan.describe(plan.resolve(opened(), name, overrides)))
+        from ptw.train.plan import describe, resolve
+
+        click.echo(describe(resolve(workspace, name, overrides)))
         return
-    click.echo(launch.train(opened(), name, overrides, resume).name)
+    from ptw.train.launch import train as launch
+
+    click.echo(launch(workspace, name, overrides, resume).name)
 
 
 @cli.group(invoke_without_command=True)
@@ -196,9 +203,10 @@ def runs(ctx: click.Context, as_json: bool) -> None:
     """List what ran; `ptw runs show RUN` shows one."""
     if ctx.invoked_subcommand is not None:
         return
+    root = workspace_root()
     from ptw.runs import record, report
 
-    records = record.list_runs(workspace_root())
+    records = record.list_runs(root)
     if as_json:
         print_json([one.as_json() for one in records])
     else:
@@ -210,9 +218,10 @@ def runs(ctx: click.Context, as_json: bool) -> None:
 @as_json
 def show(run: str, as_json: bool) -> None:
     """Show a run: commit, data digests, settings and the loss curve."""
+    root = workspace_root()
     from ptw.runs import record, report
 
-    found = record.open_run(workspace_root(), run)
+    found = record.open_run(root, run)
     if as_json:
         print_json(found.as_json())
     else:
@@ -224,9 +233,10 @@ def show(run: str, as_json: bool) -> None:
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="A new folder.")
 def export(run: str, folder: Path) -> None:
     """Write a run's model for plain transformers and vLLM."""
+    workspace = opened()
     from ptw.runs.export import export_run
 
-    click.echo(export_run(opened(), run, folder))
+    click.echo(export_run(workspace, run, folder))
 
 
 @cli.command()
@@ -239,9 +249,10 @@ def export(run: str, folder: Path) -> None:
 @as_json
 def generate(name: str, prompt: str, max_new_tokens: int, temperature: float, as_json: bool) -> None:
     """Let a model or a run's model go on from a prompt."""
+    workspace = opened()
     from ptw.evals.answer import answer
 
-    text = answer(opened(), name, prompt, max_new_tokens, temperature)
+    text = answer(workspace, name, prompt, max_new_tokens, temperature)
     if as_json:
         print_json({"name": name, "prompt": prompt, "text": text})
     else:
@@ -254,9 +265,10 @@ def generate(name: str, prompt: str, max_new_tokens: int, temperature: float, as
 @as_json
 def evaluate(name: str, dataset: str | None, as_json: bool) -> None:
     """Measure a run's model on held-out data."""
+    workspace = opened()
     from ptw.evals.evaluate import evaluate as measure
 
-    metrics = measure(opened(), name, dataset)
+    metrics = measure(workspace, name, dataset)
     if as_json:
         print_json(metrics)
         return
