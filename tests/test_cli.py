@@ -13,7 +13,7 @@ from git import Repo
 
 from ptw import cli
 from ptw.errors import PtwError
-from ptw.workspace.simulate import write_service
+from ptw.workspace.simulate import MEMBERS, write_service
 
 HEAVY = ("torch", "transformers", "tokenizers", "ray", "git", "pyarrow", "rich", "numpy")
 FILES = {
@@ -61,6 +61,10 @@ def test_init_makes_a_workspace_that_check_passes(catalogue: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
     assert checked.stdout.startswith("workspace.toml: nothing is wrong with it")
     assert json.loads(ptw(catalogue, "check", "--json").stdout) == {"passed": True, "problems": []}
+
+
+def test_init_simulates_as_many_members_as_it_says() -> None:
+    assert {option.name: option.default for option in cli.init.params}["size"] == MEMBERS
 
 
 def test_init_takes_size_and_seed(catalogue: Path, tmp_path: Path) -> None:
