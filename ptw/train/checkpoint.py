@@ -94,7 +94,7 @@ def newest(run: Path, group: Group, say: Say) -> Path | None:
 
 
 def load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
-    """Fill module and optimizer, however many workers wrote it and read it; the rest of the state comes back."""
+    """Fill module and optimizer, however many workers wrote it and read it; the other state comes back."""
     model_state, optimizer_state = get_state_dict(module, [] if optimizer is None else optimizer)
     wanted: dict[str, Any] = {"model": model_state}
     if optimizer is not None:

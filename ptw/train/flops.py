@@ -1,6 +1,6 @@
 """How much of the device did a step use? Model FLOPs of the real work, over the device's peak."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 from ptw.train.parallel import blocks
 
 FORWARD_AND_BACKWARD = 3  # a backward pass is two products for each of the forward's
-# dense FLOP/s by the makers' data sheets, by a part of the device's name: bf16 products, and fp32 without TF32
+# dense FLOP/s by the makers' data sheets, by a part of the device's name: in bf16, and in fp32 without TF32
 PEAKS = {
     "B200": (2250e12, 75e12),
     "H200": (989e12, 67e12),
@@ -38,6 +38,23 @@ class Work:
         # scores and their use, 2 x 2 FLOPs each, half of them masked: a document's own square, not the row's
         attention = 2 * self.attention * sum(length * length for length in documents)
         return float(FORWARD_AND_BACKWARD * (matrices + attention))
+
+
+@dataclass(frozen=True)
+class Meter:
+    """The work of a model, held against what its workers' devices could do."""
+
+    work: Work
+    peak: float | None  # FLOP/s of one device, None where nobody says
+    world: int
+
+    def measured(
+        self, lengths: Sequence[Sequence[int]], learnt: int, seconds: float
+    ) -> dict[str, float | None]:
+        """As metrics.jsonl has it."""
+        done = self.work.step(lengths, learnt)
+        mfu = None if self.peak is None else done / seconds / (self.peak * self.world)
+        return {"seconds": seconds, "flops": done, "mfu": mfu}
 
 
 def work_of(module: nn.Module, hf_config: Mapping[str, Any]) -> Work:

@@ -57,7 +57,7 @@ class Group:
 
 @contextmanager
 def joined() -> Iterator[Group]:
-    """The process group that stands (Ray Train), or that torchrun's variables ask for, or this process alone."""
+    """The process group that is there (Ray Train), or that torchrun's variables ask for, or none: alone."""
     ours = not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1
     device = _device()
     if ours:

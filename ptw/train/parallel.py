@@ -26,7 +26,7 @@ def shard(module: nn.Module, group: Group, precision: str) -> None:
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """The repeated blocks, as the names have them: the members of each outermost ModuleList (model.layers.*)."""
+    """The repeated blocks by their names: the members of each outermost ModuleList (model.layers.*)."""
     found: list[nn.Module] = []
     for child in module.children():
         if isinstance(child, nn.ModuleList):

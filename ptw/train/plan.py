@@ -14,7 +14,7 @@ from ptw.workspace.problem import hint_of
 
 LOCAL = ClusterEntry("local")
 # what may differ when a run goes on: where it trains changes no number but by rounding
-FREE = ("root", "folder", "cluster", "overrides", "threads")
+FREE = ("root", "folder", "cluster", "overrides", "threads", "launch")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Plan:
     overrides: Mapping[str, str]
     folder: Path | None = None  # of the run, once it has one
     threads: int | None = None  # a worker's; None leaves it to torch
+    launch: str = ""  # which launch of the run this is, where workers may be started again
 
     def workspace(self) -> Workspace:
         """The part of the workspace that this plan speaks of."""
@@ -100,7 +101,9 @@ def describe(plan: Plan) -> str:
     """What `--dry-run` prints: all that would happen."""
     cluster = plan.cluster
     where = f"{cluster.address or 'a local Ray'}, {cluster.workers} worker(s), {cluster.gpus_per_worker:g} GPU(s) each"
-    held_out = [] if plan.eval_dataset is None else [("eval_dataset", _entry(plan.datasets[plan.eval_dataset]))]
+    held_out = (
+        [] if plan.eval_dataset is None else [("eval_dataset", _entry(plan.datasets[plan.eval_dataset]))]
+    )
     rows = [
         ("recipe", f"{plan.recipe} ({plan.file})"),
         ("model", _entry(plan.model)),
@@ -121,7 +124,11 @@ def differences(old: Plan, new: Plan) -> list[str]:
     """`key: old -> new` for all that a resumed run may not change."""
     before, after = (_flat({k: v for k, v in p.as_json().items() if k not in FREE}) for p in (old, new))
     keys = sorted(before.keys() | after.keys())
-    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys if before.get(key) != after.get(key)]
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in keys
+        if before.get(key) != after.get(key)
+    ]
 
 
 def _settings(file: Path, given: Mapping[str, object], overrides: Mapping[str, str]) -> dict[str, object]:
@@ -137,7 +144,9 @@ def _settings(file: Path, given: Mapping[str, object], overrides: Mapping[str, s
             raise PtwError(f"--set {key}={text}: {error}") from error
     missing = [name for name, field in fields.items() if field.required and name not in settings]
     if missing:
-        raise PtwError(f"{file}: Settings.{missing[0]} has no default: set it in workspace.toml or with --set")
+        raise PtwError(
+            f"{file}: Settings.{missing[0]} has no default: set it in workspace.toml or with --set"
+        )
     return settings
 
 
@@ -147,7 +156,9 @@ def _dataset(values: Mapping[str, Any]) -> DatasetEntry:
 
 def _entry(entry: Any) -> str:
     values = _plain(entry)
-    shown = ", ".join(f"{key} = {json.dumps(value)}" for key, value in values.items() if key != "name" and value)
+    shown = ", ".join(
+        f"{key} = {json.dumps(value)}" for key, value in values.items() if key != "name" and value
+    )
     return f"{entry.name}: {shown}"
 
 

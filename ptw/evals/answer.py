@@ -1,0 +1,37 @@
+"""How does a model go on from a prompt?"""
+
+import torch
+
+from ptw.errors import PtwError
+from ptw.nn.decode import generate
+from ptw.runs.open import open_named
+from ptw.workspace.manifest import Workspace
+
+
+def answer(
+    workspace: Workspace, name: str, prompt: str, max_new_tokens: int, temperature: float, seed: int = 0
+) -> str:
+    """The text that follows. A model taught on chats answers the prompt as a user's turn."""
+    opened = open_named(workspace, name)
+    tokenizer = opened.tokenizer
+    if tokenizer is None:
+        raise PtwError(f"{name}: no tokenizer is known for it; name a run, or add one to its folder")
+    if tokenizer.hf.chat_template:
+        ids = tokenizer.chat([{"role": "user", "content": prompt}], prompt=True)
+    else:
+        ids = tokenizer.encode(prompt, special=True)
+    if not ids:
+        raise PtwError("the prompt is empty: nothing to go on from")
+    items = sorted(set(range(tokenizer.size)) - (tokenizer.special_ids - tokenizer.stop_ids))
+    with torch.inference_mode():
+        new = generate(
+            opened.loaded.module,
+            [ids],
+            max_new_tokens,
+            stop_ids=tokenizer.stop_ids,
+            temperature=temperature,
+            seed=seed,
+            allowed_ids=items,
+        )[0]
+    ended = bool(new) and new[-1] in tokenizer.stop_ids
+    return tokenizer.decode(new[:-1] if ended else new)

@@ -1,0 +1,53 @@
+"""How do packed rows become forward passes, the same number of them on every worker?"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptw.data.pack import IGNORED, PackedRow
+from ptw.nn.layout import Layout
+
+T = TypeVar("T")
+
+
+class Forward(NamedTuple):
+    """What a model is called with, and what it should say."""
+
+    ids_BT: Tensor
+    layout: Layout
+    targets_BT: Tensor
+
+
+def forward_of(rows: Sequence[PackedRow], device: torch.device) -> Forward:
+    ids_BT = torch.from_numpy(np.stack([row.ids for row in rows])).long().to(device)
+    targets_BT = torch.from_numpy(np.stack([row.targets for row in rows])).long().to(device)
+    layout = Layout.of_documents([row.lengths for row in rows], width=ids_BT.shape[1], device=device)
+    return Forward(ids_BT, layout, targets_BT)
+
+
+def dealt(rows: Sequence[PackedRow], rank: int, world: int) -> list[PackedRow]:
+    """Rows r, r + world, ... of them; who gets one less gets an empty one, so that all do the same."""
+    window = len(rows[0].ids)
+    own = list(rows[rank::world])
+    return own + [empty(window)] * (-(-len(rows) // world) - len(own))
+
+
+def empty(window: int) -> PackedRow:
+    """A row to compute without anything to learn: one token, no target."""
+    return PackedRow(np.zeros(window, np.int32), np.full(window, IGNORED, np.int64), (1,), ())
+
+
+def groups(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """`size` of them at a time; the last group may have fewer."""
+    iterator = iter(values)
+    while group := list(islice(iterator, size)):
+        yield group
+
+
+def learnt(rows: Iterable[PackedRow]) -> int:
+    """Tokens with a loss."""
+    return sum(int((row.targets != IGNORED).sum()) for row in rows)

@@ -1,0 +1,30 @@
+"""How does a run's model leave the workspace, for plain transformers and vLLM?"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from ptw.errors import PtwError
+from ptw.runs.open import model_folder
+from ptw.runs.record import open_run
+from ptw.workspace.manifest import Workspace
+
+
+def export_run(workspace: Workspace, name: str, folder: Path) -> Path:
+    """A copy of the run's model and tokenizer in a new folder, which appears whole or not at all."""
+    source = model_folder(open_run(workspace.root, name))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PtwError(f"{folder}: there is something already; name a new folder")
+    aside: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        shutil.copytree(source, aside, dirs_exist_ok=True)
+        aside.chmod(0o755)
+        aside.replace(folder)
+    except (OSError, shutil.Error) as error:
+        raise PtwError(f"{folder}: cannot be written: {error}; make room, or name another folder") from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+    return folder

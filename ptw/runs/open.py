@@ -1,0 +1,92 @@
+"""How is a run's model, or a model of workspace.toml, opened for use?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ptw.errors import PtwError
+from ptw.ports.load import Loaded, load
+from ptw.ports.source import resolve
+from ptw.runs.record import MODEL, RunRecord, list_runs
+from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
+from ptw.workspace.manifest import ModelEntry, Workspace
+from ptw.workspace.problem import hint_of
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model ready to compute. `dataset` and `window` are the run's, where it is one."""
+
+    name: str
+    loaded: Loaded
+    tokenizer: Tokenizer | None
+    dataset: str | None = None
+    window: int | None = None
+
+
+def open_named(workspace: Workspace, name: str) -> Opened:
+    """The model called so, else the run; a recipe's name stands for its newest run that has a model."""
+    entry = workspace.models.get(name)
+    records = list_runs(workspace.root)
+    named = [record for record in records if name in (record.name, record.recipe)]
+    if entry is not None and not named:
+        return _open_model(workspace, entry)
+    if not named:
+        hint = hint_of(name, [*workspace.models, *(record.name for record in records)])
+        raise PtwError(f"no model and no run named {name!r}; {hint}")
+    whole = [record for record in named if (record.folder / MODEL).is_dir()]
+    exact = [record for record in named if record.name == name]
+    return _open_run(workspace, (exact or whole or named)[-1])
+
+
+def open_model(workspace: Workspace, name: str) -> tuple[Loaded, Tokenizer | None]:
+    """The model and its tokenizer, by the name of a model, run or recipe."""
+    opened = open_named(workspace, name)
+    return opened.loaded, opened.tokenizer
+
+
+def model_folder(record: RunRecord) -> Path:
+    """The run's trained model in HF's format; PtwError while it has none."""
+    folder = record.folder / MODEL
+    if not folder.is_dir():
+        hint = f"`ptw train {record.recipe} --resume` goes on with it"
+        raise PtwError(f"run {record.name} is {record.state} and has no model yet; {hint}")
+    return folder
+
+
+def _open_run(workspace: Workspace, record: RunRecord) -> Opened:
+    folder = model_folder(record)
+    tokenizer = load_tokenizer(folder)
+    if record.fingerprint not in (None, tokenizer.fingerprint):
+        raise PtwError(
+            f"{folder}: its tokenizer is not the one of the run; restore the folder, or train again"
+        )
+    window = record.settings.get("window")
+    return Opened(
+        name=record.name,
+        loaded=_loaded(folder, workspace.root, record.plan["model"]["port"]),
+        tokenizer=tokenizer,
+        dataset=record.plan["eval_dataset"] or record.plan["dataset"],
+        window=window if isinstance(window, int) else None,
+    )
+
+
+def _open_model(workspace: Workspace, entry: ModelEntry) -> Opened:
+    if entry.hf is None:
+        raise PtwError(
+            f"model {entry.name} is a shape to train from scratch: name a run of a recipe that uses it"
+        )
+    folder = resolve(entry.hf, entry.revision, workspace.root)
+    has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    loaded = _loaded(folder, workspace.root, entry.port)
+    return Opened(entry.name, loaded, load_tokenizer(folder) if has_tokenizer else None)
+
+
+def _loaded(folder: Path, root: Path, port: str | None) -> Loaded:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = load(folder, root, port=port, dtype=torch.float32 if device == "cpu" else None, device=device)
+    loaded.module.eval()
+    return loaded

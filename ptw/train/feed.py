@@ -1,0 +1,90 @@
+"""What does each worker compute in a step, so that a step is the same with any number of workers?"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptw.data.pack import PackedRow
+from ptw.data.stream import Stream
+from ptw.evals.rows import dealt, forward_of, groups, learnt
+from ptw.nn.layout import Layout
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """The rows of one step, of all workers: every worker reads the same stream."""
+
+    rows: tuple[PackedRow, ...]
+    learnt: int  # tokens with a loss
+
+    @property
+    def samples(self) -> list[str]:
+        return [sample for row in self.rows for sample in row.samples]
+
+    @property
+    def tokens(self) -> int:
+        """Real ones: padding is none."""
+        return sum(sum(row.lengths) for row in self.rows)
+
+    @property
+    def packing(self) -> float:
+        """Which part of what is computed is no padding."""
+        return self.tokens / sum(len(row.ids) for row in self.rows)
+
+    @property
+    def digest(self) -> str:
+        """Equal when the same samples lie in the same places."""
+        text = "\n".join("\t".join(row.samples) for row in self.rows)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def facts(self) -> dict[str, Any]:
+        """As metrics.jsonl has them."""
+        return {
+            "epoch": self.rows[0].epoch,
+            "tokens": self.tokens,
+            "learnt": self.learnt,
+            "packing": self.packing,
+            "digest": self.digest,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One forward pass of this worker."""
+
+    ids_BT: Tensor
+    targets_BT: Tensor
+    layout: Layout
+    step: StepRows
+    rows: tuple[PackedRow, ...]  # this worker's, of this pass
+    first: bool  # of its step
+    last: bool  # the optimizer moves after it
+
+
+def steps(stream: Stream, rows: int) -> Iterator[StepRows]:
+    """Each step takes the next `rows` rows; the last one may find fewer."""
+    for group in groups(stream, rows):
+        yield StepRows(tuple(group), learnt(group))
+
+
+def batches(
+    step: StepRows, rows_at_once: int, rank: int, world: int, device: torch.device
+) -> Iterator[Batch]:
+    """This worker's passes over its rows r, r + world, ..., as many as every other worker's."""
+    own = dealt(step.rows, rank, world)
+    passes: Sequence[list[PackedRow]] = list(groups(own, rows_at_once))
+    for number, rows in enumerate(passes):
+        forward = forward_of(rows, device)
+        yield Batch(
+            ids_BT=forward.ids_BT,
+            targets_BT=forward.targets_BT,
+            layout=forward.layout,
+            step=step,
+            rows=tuple(rows),
+            first=number == 0,
+            last=number == len(passes) - 1,
+        )

@@ -1,0 +1,48 @@
+"""What does a run write down while it trains, so that each step stands there once, also after a crash?"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ptw.data.pack import PackedRow
+from ptw.runs import lines
+from ptw.runs.record import EVENTS, METRICS
+from ptw.train.group import Group
+
+
+class Ledger:
+    """The first worker's metrics.jsonl and events.jsonl, and each worker's own samples-<rank>.jsonl."""
+
+    def __init__(self, folder: Path, group: Group) -> None:
+        self.folder = folder
+        self.group = group
+
+    def say(self, text: str, **facts: Any) -> None:
+        """An event: what a person should know who looks at the run, now or later."""
+        if self.group.first:
+            time = datetime.now(UTC).isoformat(timespec="seconds")
+            lines.append(self.folder / EVENTS, {"time": time, "text": text, **facts})
+
+    def metric(self, kind: str, step: int, **values: Any) -> None:
+        """kind "train": the step that made `step` steps; "eval": measured after them."""
+        if self.group.first:
+            lines.append(self.folder / METRICS, {"kind": kind, "step": step, **values})
+
+    def samples(self, step: int, rows: Sequence[PackedRow]) -> None:
+        """The samples of this worker's rows."""
+        samples = [sample for row in rows for sample in row.samples]
+        path = self.folder / f"samples-{self.group.rank}.jsonl"
+        lines.append(path, {"step": step, "samples": samples})
+
+    def cut(self, step: int) -> None:
+        """Forget what was written after the checkpoint of this step; it is all done again."""
+        if self.group.first:
+            for path in (self.folder / METRICS, *self.folder.glob("samples-*.jsonl")):
+                lines.keep(path, lambda line: _stands(line, step))
+        self.group.wait()
+
+
+def _stands(line: lines.Line, step: int) -> bool:
+    # what was measured at the checkpoint's step was measured after the checkpoint
+    return int(line["step"]) <= step if line.get("kind") != "eval" else int(line["step"]) < step

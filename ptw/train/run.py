@@ -1,0 +1,326 @@
+"""What is a recipe handed? A run: its model, optimizer and batches, on one worker or on many."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptw.data.stream import Stream
+from ptw.errors import PtwError
+from ptw.ports.load import Loaded
+from ptw.runs import lines
+from ptw.runs.record import EVENTS
+from ptw.tokens.tokenizer import open_tokenizer
+from ptw.train import checkpoint, flops, held_out, weights
+from ptw.train.chance import random_state, restore_random
+from ptw.train.feed import Batch, StepRows, batches, steps
+from ptw.train.group import Group
+from ptw.train.ledger import Ledger
+from ptw.train.optimize import Schedule, ScheduleName, adamw
+from ptw.train.parallel import shard, whole
+from ptw.train.plan import Plan
+
+STARTS_WITHOUT_PROGRESS = 5
+SAMPLES_NAMED = 8
+
+
+class Stopped(Exception):  # noqa: N818
+    """Nothing went wrong: somebody asked the run to stop, and a checkpoint was saved."""
+
+
+class Run:
+    """State of one training run in one worker. All methods are called by all workers together."""
+
+    def __init__(self, plan: Plan, group: Group, stopping: Callable[[], bool]) -> None:
+        self.plan = plan
+        self.group = group
+        self.ledger = Ledger(plan.run_folder(), group)
+        self.steps_done = 0
+        self.total_steps: int | None = None
+        self.best = weights.Best()
+        self._stopping = stopping
+        self._stop_agreed = False
+        self._epoch: int | None = None
+        self._epoch_ended = True
+        self._losses: list[tuple[Tensor, Batch]] = []
+        self._current: Batch | None = None
+        self._step_began = self._feed_seconds = 0.0
+        if not group.first:
+            group.wait()  # the first worker builds what is built once
+        self.tokenizer = open_tokenizer(plan.workspace(), plan.tokenizer.name)
+        if group.first:
+            group.wait()
+        for note in self.tokenizer.notes:
+            self.ledger.say(note)
+
+    def model(self, *, precision: str = "fp32", seed: int = 0) -> nn.Module:
+        """The plan's model with fp32 master weights, spread over the workers; bf16 computes in bf16."""
+        torch.manual_seed(seed + self.group.rank)
+        self.precision = precision
+        self.loaded: Loaded = weights.open_for_training(self.plan, self.tokenizer, seed, self.group)
+        for note in self.loaded.notes:
+            self.ledger.say(note)
+        work = flops.work_of(self.loaded.module, self.loaded.hf_config)
+        self._meter = flops.Meter(work, flops.peak(self.group.device, precision), self.group.world)
+        shard(self.loaded.module, self.group, precision)
+        self.loaded.module.train()
+        return self.loaded.module
+
+    def optimizer(
+        self,
+        learning_rate: float,
+        *,
+        weight_decay: float = 0.0,
+        warmup: int = 0,
+        schedule: ScheduleName = "constant",
+    ) -> torch.optim.Optimizer:
+        """AdamW on the model's trained parameters; `step` sets the schedule's rate."""
+        self._schedule = Schedule(learning_rate, schedule, warmup)
+        self._optimizer = adamw(self.loaded.module, learning_rate, weight_decay)
+        return self._optimizer
+
+    def batches(
+        self,
+        steps: int | None = None,
+        *,
+        epochs: int = 1,
+        window: int = 512,
+        rows: int = 8,
+        rows_at_once: int = 8,
+        seed: int = 0,
+        checkpoint_every: int = 100,
+        record_samples: bool = False,
+    ) -> Iterator[Batch]:
+        """This worker's batches of `steps` steps (None: of `epochs` epochs), from the last checkpoint on.
+
+        A step has `rows` rows of `window` tokens over all workers; each worker computes `rows_at_once` of its
+        rows in one pass. Saves a checkpoint every so often, when asked to stop, and at the end.
+        """
+        _demand_positive(steps=1 if steps is None else steps, epochs=epochs, rows=rows)
+        _demand_positive(rows_at_once=rows_at_once, checkpoint_every=checkpoint_every)
+        weights.demand_window(self.loaded, window)
+        self.window, self._record_samples = window, record_samples
+        self._stream = self._open_stream(window, seed, None if steps is not None else epochs)
+        self.total_steps = steps
+        try:
+            self._resume()
+            if self.total_steps is None:
+                self.total_steps = self._count(window, rows, seed) * epochs
+            while steps is None or self.steps_done < steps:
+                step = self._next_step(rows)
+                if step is None:
+                    break
+                yield from self._passes(step, rows_at_once)
+                if self._stop_agreed:
+                    self._save_checkpoint()
+                    raise Stopped
+                if self.steps_done % checkpoint_every == 0:
+                    self._save_checkpoint()
+            if self.steps_done % checkpoint_every:
+                self._save_checkpoint()
+            self._tell_refused()
+        finally:
+            self._stream.close()
+
+    def mean_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The batch's share of the step's mean loss: all shares of all workers add up to it."""
+        with self.computing():
+            hidden_BTD = model(batch.ids_BT, batch.layout)
+            total: Tensor = model.head().loss(hidden_BTD, batch.targets_BT)  # type: ignore[operator]
+        return total / max(1, batch.step.learnt)
+
+    def step(self, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float | None = 1.0) -> None:
+        """Backward; after the step's last batch the optimizer moves, by the schedule's rate."""
+        batch = self._current
+        assert batch is not None, "step belongs into the loop over batches"
+        # FSDP takes the mean over the workers, the step's loss is their sum
+        (loss * self.group.world).backward()
+        self._losses.append((loss.detach().double(), batch))
+        if not batch.last:
+            return
+        own = torch.stack([share for share, _ in self._losses]).sum().item()
+        mean, stop = self.group.sum(own, float(self._stopping()))
+        self._demand_finite(mean, "loss")
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        clipped = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
+        norm = whole(clipped).item()
+        self._demand_finite(norm, "gradient")
+        rate = self._schedule.at(self.steps_done, self.total_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+        self.steps_done += 1
+        self._stop_agreed = stop > 0
+        self._write_down(batch.step, mean, norm, rate)
+        self._losses.clear()
+
+    def due(self, every: int | None = None) -> bool:
+        """Whether to measure now: before the first step, then after each `every` steps (None: each epoch)."""
+        if self._current is None or not self._current.first:
+            return False
+        return self._epoch_ended if every is None else self.steps_done % every == 0
+
+    def log(self, **values: float) -> None:
+        """Measured figures, beside the training steps in metrics.jsonl."""
+        self.ledger.metric("eval", self.steps_done, **values)
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether there is a dataset to measure the held-out loss on."""
+        return self.plan.eval_dataset is not None
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the dataset holds events out, to measure the ranking of the next item on."""
+        dataset = self.plan.datasets[self.plan.dataset]
+        return dataset.format == "event" and dataset.leave_out > 0
+
+    def held_out_loss(self, model: nn.Module) -> float:
+        """Mean loss of a token of `eval_dataset`; NaN without one."""
+        return held_out.loss(self, model)
+
+    def held_out_ranking(self, model: nn.Module) -> dict[str, float]:
+        """Recall and ndcg of the held-out next item of each sequence of events."""
+        return held_out.ranking(self, model)
+
+    def keep_best(self, model: nn.Module, measured: dict[str, float], key: str) -> None:
+        """Keep the model's weights if no earlier score was as high; `save` then saves the best."""
+        if key not in measured:
+            hint = f"dataset {self.plan.dataset} needs leave_out = 2"
+            raise PtwError(f"settings: keep_best = true needs {key}, which is not measured here: {hint}")
+        if measured[key] > self.best.score:
+            self.best = weights.keep(self, measured[key])
+
+    def save(self, model: nn.Module) -> None:
+        """The trained model, the best where one is kept, with its tokenizer, in HF's format."""
+        weights.publish(self)
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """The precision of a forward pass; from two workers on FSDP's policy sees to it."""
+        if self.precision == "bf16" and self.group.world == 1:
+            return torch.autocast(self.group.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _open_stream(self, window: int, seed: int, epochs: int | None) -> Stream:
+        plan = self.plan
+        dataset = plan.datasets[plan.dataset]
+        return Stream(plan.root, dataset, self.tokenizer, window=window, seed=seed, epochs=epochs)
+
+    def _count(self, window: int, rows: int, seed: int) -> int:
+        """Steps of the first epoch: the others differ by how well they pack."""
+        count = 0
+        if self.group.first:
+            stream = self._open_stream(window, seed, 1)
+            count = -(-sum(1 for _ in stream) // rows)
+            stream.close()
+        return int(self.group.shared(count))
+
+    def _resume(self) -> None:
+        """Go on from the newest whole checkpoint, if there is one."""
+        folder = checkpoint.newest(self.plan.run_folder(), self.group, self.ledger.say)
+        if folder is not None:
+            state = checkpoint.load(folder, self.loaded.module, self._optimizer)
+            self.steps_done, self.total_steps = state["step"], state["total"]
+            self._stream.load_state_dict(state["stream"])
+            self._epoch_ended, self._epoch = state["epoch_ended"], state["epoch"]
+            self.best = weights.Best(**state["best"])
+            if self.group.rank < len(state["random"]):
+                restore_random(state["random"][self.group.rank])
+        self.ledger.cut(self.steps_done)
+        self._demand_progress()
+        workers = f"{self.group.world} worker{'s' if self.group.world > 1 else ''}"
+        self.ledger.say(f"start at step {self.steps_done} on {workers}", start=self._start())
+
+    def _start(self) -> list[Any]:
+        return [self.plan.launch, self.steps_done]
+
+    def _demand_progress(self) -> None:
+        """A run whose workers are lost again and again at the same place is not started for ever."""
+        events, _ = lines.read(self.ledger.folder / EVENTS)
+        starts = [event["start"] for event in events if "start" in event]
+        if (
+            self.plan.launch
+            and starts[-STARTS_WITHOUT_PROGRESS:] == [self._start()] * STARTS_WITHOUT_PROGRESS
+        ):
+            raise PtwError(
+                f"the workers were lost {STARTS_WITHOUT_PROGRESS} times after step {self.steps_done}; if memory "
+                "ran out, take fewer rows_at_once or a smaller window, then go on with --resume"
+            )
+
+    def _save_checkpoint(self) -> None:
+        state = {
+            "step": self.steps_done,
+            "total": self.total_steps,
+            "stream": self._stream.state_dict(),
+            "epoch": self._epoch,
+            "epoch_ended": self._epoch_ended,
+            "best": vars(self.best),
+            "random": self.group.gathered(random_state()),
+        }
+        folder = self.plan.run_folder()
+        checkpoint.save(folder, self.steps_done, self.loaded.module, self._optimizer, state, self.group)
+        weights.forget(folder, self.best, self.group)
+
+    def _next_step(self, rows: int) -> StepRows | None:
+        self._step_began = time.perf_counter()
+        step = next(steps(self._stream, rows), None)
+        self._feed_seconds = time.perf_counter() - self._step_began
+        if step is not None:
+            self._epoch_ended = step.rows[0].epoch != self._epoch
+            self._epoch = step.rows[0].epoch
+        return step
+
+    def _passes(self, step: StepRows, rows_at_once: int) -> Iterator[Batch]:
+        before = self.steps_done
+        for batch in batches(step, rows_at_once, self.group.rank, self.group.world, self.group.device):
+            self._current = batch
+            yield batch
+        self._current = None
+        assert self.steps_done == before + 1, "a recipe calls run.step once for every batch"
+
+    def _write_down(self, step: StepRows, loss: float, norm: float, rate: float) -> None:
+        if self._record_samples:
+            self.ledger.samples(self.steps_done, [row for _, batch in self._losses for row in batch.rows])
+        seconds = time.perf_counter() - self._step_began
+        self.ledger.metric(
+            "train",
+            self.steps_done,
+            total=self.total_steps,
+            loss=loss,
+            learning_rate=rate,
+            gradient_norm=norm,
+            **step.facts(),
+            **self._meter.measured([row.lengths for row in step.rows], step.learnt, seconds),
+            feed_seconds=self._feed_seconds,
+        )
+
+    def _demand_finite(self, value: float, what: str) -> None:
+        if math.isfinite(value):
+            return
+        bad = [b for share, b in self._losses if not math.isfinite(share.item())] or [
+            b for _, b in self._losses
+        ]
+        own = [sample for batch in bad for row in batch.rows for sample in row.samples]
+        samples = [sample for part in self.group.gathered(own) for sample in part]
+        more = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
+        raise PtwError(
+            f"step {self.steps_done + 1}: the {what} is {value}, on the samples "
+            f"{', '.join(samples[:SAMPLES_NAMED])}{more}; look at them, or lower learning_rate"
+        )
+
+    def _tell_refused(self) -> None:
+        count = self._stream.refused_count
+        if count:
+            shown = "; ".join(f"{place}: {reason}" for place, reason in self._stream.refused[:3])
+            self.ledger.say(f"{count} rows of {self.plan.dataset} were not used: {shown}", refused=count)
+
+
+def _demand_positive(**values: int) -> None:
+    for key, value in values.items():
+        if value < 1:
+            raise PtwError(f"settings: {key} = {value}: it must be 1 or more")

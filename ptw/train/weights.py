@@ -1,0 +1,114 @@
+"""Where do a run's weights come from, which are kept, and where do they go?"""
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ptw.errors import PtwError
+from ptw.ports.export import export
+from ptw.ports.load import Loaded, create, load
+from ptw.ports.source import resolve
+from ptw.runs.record import MODEL
+from ptw.tokens.tokenizer import Tokenizer
+from ptw.train.group import Group
+from ptw.train.parallel import full_state
+from ptw.train.plan import Plan
+
+if TYPE_CHECKING:
+    from ptw.train.run import Run
+
+BEST = "best-step-"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The highest score so far, and the folder under the run's that holds its model."""
+
+    score: float = -math.inf
+    folder: str | None = None
+
+
+def open_for_training(plan: Plan, tokenizer: Tokenizer, seed: int, group: Group) -> Loaded:
+    """The plan's model in fp32 on this worker's device; PtwError if the tokenizer has ids beyond its table."""
+    entry = plan.model
+    if entry.hf is None:
+        ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+        special = {f"{name}_token_id": id_ for name, id_ in ids.items() if id_ is not None}
+        config = {**(entry.config or {}), "vocab_size": tokenizer.size, **special}
+        return create(config, plan.root, seed=seed, device=group.device)
+    folder = resolve(entry.hf, entry.revision, plan.root)
+    loaded = load(folder, plan.root, port=entry.port, dtype=torch.float32, device=group.device)
+    size = loaded.hf_config.get("vocab_size", tokenizer.size)
+    if tokenizer.size > size:
+        raise PtwError(
+            f"tokenizer {tokenizer.name} has ids up to {tokenizer.size - 1}, but model {entry.name} has only "
+            f"{size} rows in its table: name the tokenizer that belongs to the model"
+        )
+    return loaded
+
+
+def demand_window(loaded: Loaded, window: int) -> None:
+    """PtwError if the window is longer than the positions that the model is made for."""
+    positions = loaded.hf_config.get("max_position_embeddings")
+    if isinstance(positions, int) and window > positions:
+        raise PtwError(
+            f"settings: window = {window}: the model has max_position_embeddings = {positions}; "
+            f"set window to {positions} or less"
+        )
+
+
+def keep(run: "Run", score: float) -> Best:
+    """Write the model as it is now beside the checkpoints."""
+    best = Best(score, f"{BEST}{run.steps_done:08d}")
+    _write(run, run.plan.run_folder() / f"{BEST}{run.steps_done:08d}")
+    run.ledger.say(f"best so far after step {run.steps_done}: {score:.4f}")
+    return best
+
+
+def forget(run_folder: Path, best: Best, group: Group) -> None:
+    """Once a checkpoint names the best, the ones before it go."""
+    if group.first:
+        for folder in run_folder.glob(f"{BEST}*"):
+            if folder.name != best.folder:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(run: "Run") -> None:
+    """The best model, or the model as it is now, becomes the run's model."""
+    target = run.plan.run_folder() / MODEL
+    best = None if run.best.folder is None else run.plan.run_folder() / run.best.folder
+    if best is None or not run.group.shared(best.is_dir()):
+        _write(run, target)
+    elif run.group.first:
+        shutil.rmtree(target, ignore_errors=True)
+        best.rename(target)
+    run.group.wait()
+
+
+def _write(run: "Run", folder: Path) -> None:
+    """HF's format and the tokenizer; in the checkpoint's own dtype where the run computed in bf16."""
+    state = full_state(run.loaded.module, run.group.first)
+    fault = None
+    if run.group.first:
+        declared = run.loaded.hf_config.get("dtype") or run.loaded.hf_config.get("torch_dtype")
+        dtype = getattr(torch, str(declared).removeprefix("torch."), torch.float32)
+        if run.precision == "bf16" and run.plan.model.hf is not None:
+            state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        aside = folder.with_name(f".writing-{folder.name}")
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            export(run.loaded, aside, state=state)
+            run.tokenizer.save(aside)
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+        except (OSError, PtwError) as error:
+            fault = str(error)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    fault = run.group.shared(fault)
+    if fault is not None:
+        raise PtwError(f"{folder}: the model cannot be saved: {fault}; make room, then go on with --resume")

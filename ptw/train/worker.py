@@ -1,0 +1,125 @@
+"""What does one worker do? Under Ray Train, under torchrun, or alone: `python -m ptw.train.worker PLAN.json`."""
+
+import dataclasses
+import json
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from ptw.errors import PtwError
+from ptw.runs import lock, origin, record
+from ptw.train.group import Group, joined
+from ptw.train.plan import Plan
+from ptw.train.run import Run, Stopped
+from ptw.workspace import rooms
+
+STOP = "stop"  # a file in the run's folder: whoever makes it asks the run to save and stop
+ERROR = "error.txt"
+LOCK_SECONDS = 60.0  # a worker that lost its driver takes a moment to die
+
+
+def work(plan: Plan, stopping: Callable[[], bool] = lambda: False) -> None:
+    """Train by the plan, in the process group that there is; how it ended stands in the run's record.
+
+    A PtwError and a fault of the recipe end the run; it raises again what another try might get past.
+    """
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    with joined() as group, ExitStack() as stack:
+        if group.first:
+            stack.enter_context(lock.held(plan.run_folder(), "worker", LOCK_SECONDS))
+        if group.shared(record.read(plan.run_folder()).state) != "running":
+            return  # it failed for good before this worker was started again
+        try:
+            _train(plan, group, stopping)
+        except Stopped:
+            _end(plan, group, "stopped", None)
+        except PtwError as error:
+            record.change(plan.run_folder(), state="failed", message=str(error))
+            raise
+        except Exception as error:
+            if group.world > 1 and isinstance(error, RuntimeError | OSError):
+                raise  # this is also how a worker hears that another one is lost
+            _record_bug(plan, error)
+            raise
+        else:
+            _end(plan, group, "done", None)
+
+
+def _train(plan: Plan, group: Group, stopping: Callable[[], bool]) -> None:
+    recipe = rooms.load(plan.file)
+    stop = plan.run_folder() / STOP
+    run = Run(plan, group, lambda: stopping() or (group.first and stop.exists()))
+    recipe.train(run, recipe.Settings(**plan.settings))
+
+
+def _end(plan: Plan, group: Group, state: str, message: str | None) -> None:
+    group.wait()
+    if group.first:
+        record.change(plan.run_folder(), state=state, message=message)
+
+
+def _record_bug(plan: Plan, error: Exception) -> None:
+    """The traceback beside the record; a fault in the workspace's own recipe is the user's to mend."""
+    text = "".join(traceback.format_exception(error))
+    (plan.run_folder() / ERROR).write_text(text, encoding="utf-8")
+    places = traceback.extract_tb(error.__traceback__)
+    own = [place for place in places if place.filename == str(plan.file)]
+    where = f"{plan.file}:{own[-1].lineno}: " if own else ""
+    message = f"{where}{type(error).__name__}: {error} (the traceback is in {plan.run_folder() / ERROR})"
+    is_theirs = bool(own) and places[-1].filename == str(plan.file)
+    record.change(plan.run_folder(), state="failed", message=message if is_theirs else f"bug: {message}")
+
+
+@contextmanager
+def heeding_signals() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM came; a second one ends the process at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(path: Path) -> int:
+    """Train by a plan, or go on with the run whose run.json this is."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    plan = Plan.from_json(values.get("plan", values))
+    with joined() as group, heeding_signals() as stopping:
+        folder = None
+        if group.first:
+            if plan.folder is None:
+                commit, dirty = origin.commit_of(plan.root)
+                facts = {"commit": commit, "dirty": dirty, "versions": origin.versions()}
+                folder = record.create(plan.root, plan.recipe, plan=plan.as_json(), **facts).folder
+            else:
+                folder = plan.folder
+            placed = dataclasses.replace(plan, folder=folder)
+            record.change(folder, state="running", message=None, plan=placed.as_json())
+            (folder / STOP).unlink(missing_ok=True)
+        plan = dataclasses.replace(plan, folder=group.shared(folder))
+        try:
+            work(plan, stopping)
+        except PtwError as error:
+            if group.first:
+                sys.stderr.write(f"ptw: {error}\n")
+            return 1
+        return 130 if stopping() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

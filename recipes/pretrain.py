@@ -1,0 +1,66 @@
+"""Pre-training: next-token cross entropy on every token of texts, or next-item on sequences of events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ptw.train.run import Run
+
+
+@dataclass(frozen=True)
+class Settings:
+    epochs: int = 1
+    steps: int | None = None  # in place of epochs: so many steps, over as many epochs as they take
+    window: int = 512  # tokens of a packed row
+    rows: int = 8  # packed rows of a step, over all workers
+    rows_at_once: int = 8  # of these, how many a worker computes in one pass
+    learning_rate: float = 1e-3
+    warmup: int = 20  # steps
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_every: int = 100
+    eval_every: int | None = None  # steps between measurements; without it: once an epoch
+    keep_best: bool = False  # events: save the model of the best validation ndcg@10, not the last
+    seed: int = 0
+    record_samples: bool = False  # which samples each worker saw, step by step
+
+
+def train(run: Run, settings: Settings) -> None:
+    model = run.model(precision=settings.precision, seed=settings.seed)
+    optimizer = run.optimizer(
+        settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup=settings.warmup,
+        schedule=settings.schedule,
+    )
+    batches = run.batches(
+        settings.steps,
+        epochs=settings.epochs,
+        window=settings.window,
+        rows=settings.rows,
+        rows_at_once=settings.rows_at_once,
+        seed=settings.seed,
+        checkpoint_every=settings.checkpoint_every,
+        record_samples=settings.record_samples,
+    )
+    for batch in batches:
+        if run.due(settings.eval_every):
+            measure(run, model, settings.keep_best)
+        loss = run.mean_loss(model, batch)
+        run.step(optimizer, loss, settings.clip_norm)
+    measure(run, model, settings.keep_best)
+    run.save(model)
+
+
+def measure(run: Run, model: object, keep_best: bool) -> None:
+    """Next-item ranking where events were held out, the held-out loss where there is an eval_dataset."""
+    if run.holds_out:
+        run.log(held_out_loss=run.held_out_loss(model))
+    if run.ranks:
+        ranking = run.held_out_ranking(model)
+        run.log(**ranking)
+        if keep_best:
+            run.keep_best(model, ranking["validation_ndcg@10"])
