@@ -1,4 +1,4 @@
-"""A checkpoint passes through the port unharmed: all used, none lost or changed, and the reference opens it."""
+"""A checkpoint passes through the port unharmed: all used, none lost or changed; the reference opens it."""
 
 import torch
 from torch import Tensor

@@ -38,6 +38,9 @@ PLAIN_SIZES: Values = {
     "qk_nope_head_dim": 16,
     "qk_rope_head_dim": 8,
     "v_head_dim": 12,
+    # divisors and factors of attention's logits that are not derived from the head's width
+    "query_pre_attn_scalar": 8,
+    "attention_multiplier": 0.25,
 }
 ODD_SIZES: Values = PLAIN_SIZES | {
     "vocab_size": 149,

@@ -19,30 +19,55 @@ LATE = """        if layout.backend == "cache" and ids_BT.shape[1] == 1:
 AHEAD = """        key_BTKH, value_BTKH = key_BTKH.roll(-1, 1), value_BTKH.roll(-1, 1)
         attended = attend("""
 ROPE = "RopeConfig.from_hf(values, width, positions)"
-ROPE_VALUES = 'values.get("rope_parameters") or {}'
+ROPE_WITH = 'RopeConfig.from_hf({{"rope_parameters": {{**(values.get("rope_parameters") or {{}}), {}}}}}, width, positions)'
+TURNED = "value_BTKH = rotate(self.v_proj(hidden_BTD).view(heads))"
 VALUE = "value_BTKH = self.v_proj(hidden_BTD).view(heads)"
 
 # name: port, text, what is there instead, the case that shows it, the metric that does
 NUMERIC = {
-    "eps ten times": ("llama", "config.rms_norm_eps)", "10 * config.rms_norm_eps)", "plain", "logits.relative"),
-    "eps one percent": ("llama", "config.rms_norm_eps)", "1.01 * config.rms_norm_eps)", "plain", "logits.relative"),
+    "eps ten times": (
+        "llama",
+        "config.rms_norm_eps)",
+        "10 * config.rms_norm_eps)",
+        "plain",
+        "logits.relative",
+    ),
+    "eps one percent": (
+        "llama",
+        "config.rms_norm_eps)",
+        "1.01 * config.rms_norm_eps)",
+        "plain",
+        "logits.relative",
+    ),
     "theta ignored": (
         "llama",
         ROPE,
-        f'RopeConfig.from_hf({{"rope_parameters": {{**({ROPE_VALUES}), "rope_theta": 1e4}}}}, width, positions)',
+        ROPE_WITH.format('"rope_theta": 1e4'),
         "numbers",
         "logits.relative",
     ),
-    "scaling ignored": ("llama", ROPE, "RopeConfig.from_hf({}, width, positions)", "rope-linear", "logits.relative"),
+    "scaling ignored": (
+        "llama",
+        ROPE,
+        "RopeConfig.from_hf({}, width, positions)",
+        "rope-linear",
+        "logits.relative",
+    ),
     "truncate ignored": (
         "llama",
         ROPE,
-        f'RopeConfig.from_hf({{"rope_parameters": {{**({ROPE_VALUES}), "truncate": True}}}}, width, positions)',
+        ROPE_WITH.format('"truncate": True'),
         "rope-yarn-wide",
         "logits.relative",
     ),
     "scale of another width": ("llama", "self.head_dim**-0.5", "16**-0.5", "odd-sizes", "logits.relative"),
-    "gate and up swapped": ("llama", "self.gate_proj(hidden_BTD)", "self.up_proj(hidden_BTD)", "plain", "logits.relative"),
+    "gate and up swapped": (
+        "llama",
+        "self.gate_proj(hidden_BTD)",
+        "self.up_proj(hidden_BTD)",
+        "plain",
+        "logits.relative",
+    ),
     "norms swapped": (
         "llama",
         "self.self_attn(self.input_layernorm(",
@@ -50,8 +75,14 @@ NUMERIC = {
         "plain",
         "logits.relative",
     ),
-    "values turned": ("llama", VALUE, VALUE.replace("self.v_proj(hidden_BTD).view(heads)", "rotate(self.v_proj(hidden_BTD).view(heads))"), "plain", "logits.relative"),
-    "last norm dropped": ("llama", "return self.norm(hidden_BTD)", "return hidden_BTD", "plain", "logits.relative"),
+    "values turned": ("llama", VALUE, TURNED, "plain", "logits.relative"),
+    "last norm dropped": (
+        "llama",
+        "return self.norm(hidden_BTD)",
+        "return hidden_BTD",
+        "plain",
+        "logits.relative",
+    ),
     "bias loaded, not used": (
         "llama",
         "self.o_proj(attended.flatten(2))",
@@ -91,8 +122,20 @@ NUMERIC = {
         "plain",
         "logits.relative",
     ),
-    "window wider by one": ("qwen3", "window=self.window", "window=self.window and self.window + 1", "windows", "logits.relative"),
-    "window narrower by one": ("qwen3", "window=self.window", "window=self.window and self.window - 1", "windows", "decode.relative"),
+    "window wider by one": (
+        "qwen3",
+        "window=self.window",
+        "window=self.window and self.window + 1",
+        "windows",
+        "logits.relative",
+    ),
+    "window narrower by one": (
+        "qwen3",
+        "window=self.window",
+        "window=self.window and self.window - 1",
+        "windows",
+        "decode.relative",
+    ),
     "window in no layer": ("qwen3", "window=self.window", "window=None", "switches", "logits.relative"),
     "window in the wrong layers": (
         "qwen3",
@@ -101,26 +144,38 @@ NUMERIC = {
         "windows",
         "logits.relative",
     ),
-}  # fmt: skip
+}
 
 # mistakes that loading or running brings to light
 REFUSED = {
     "bias dropped": ("llama", "bias=config.attention_bias", "bias=False", "switches"),
-    "tie ignored": ("llama", "if config.tie_word_embeddings:\n            self", "if False:\n            self", "odd-sizes"),
-}  # fmt: skip
+    "tie ignored": (
+        "llama",
+        "if config.tie_word_embeddings:\n            self",
+        "if False:\n            self",
+        "odd-sizes",
+    ),
+}
 
 REWRITES = {
     "queries scaled first": (
-        ("rotate(self.q_proj(hidden_BTD).view(heads))", "rotate(self.q_proj(hidden_BTD).view(heads)) * self.head_dim**-0.5"),
+        (
+            "rotate(self.q_proj(hidden_BTD).view(heads))",
+            "rotate(self.q_proj(hidden_BTD).view(heads)) * self.head_dim**-0.5",
+        ),
         ("scale=self.head_dim**-0.5", "scale=1.0"),
     ),
     "sums and products the other way round": (
-        ("return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD))",
-         "return self.mlp(self.post_attention_layernorm(hidden_BTD)) + hidden_BTD"),
-        ("self.activation(self.gate_proj(hidden_BTD)) * self.up_proj(hidden_BTD)",
-         "self.up_proj(hidden_BTD) * self.activation(self.gate_proj(hidden_BTD))"),
+        (
+            "return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD))",
+            "return self.mlp(self.post_attention_layernorm(hidden_BTD)) + hidden_BTD",
+        ),
+        (
+            "self.activation(self.gate_proj(hidden_BTD)) * self.up_proj(hidden_BTD)",
+            "self.up_proj(hidden_BTD) * self.activation(self.gate_proj(hidden_BTD))",
+        ),
     ),
-}  # fmt: skip
+}
 LIMITS = {"logits.relative": 1e-10, "packing.relative": 1e-10, "decode.relative": 1e-10}
 
 
