@@ -83,12 +83,14 @@ class _Producer:
                         self._add(_OpenBlock(start, first), Key(row, part), sample)
         assert self._pool.keys == self._state.open
 
-    def _fill(self, entries: Iterator[tuple[_OpenBlock, Row]]) -> None:
+    def _fill(self, entries: Iterator[tuple[_OpenBlock, Row] | None]) -> None:
         while not self._is_full():
-            entry = next(entries, None)
-            if entry is None:
+            try:
+                entry = next(entries)
+            except StopIteration:
                 return
-            self._read(*entry)
+            if entry is not None:
+                self._read(*entry)
 
     def _is_full(self) -> bool:
         """No epoch is begun before all but the last one's samples are in rows."""
@@ -99,8 +101,8 @@ class _Producer:
             or self._state.reading.epoch > oldest + 1
         )
 
-    def _entries(self) -> Iterator[tuple[_OpenBlock, Row]]:
-        """The rows to read, epoch after epoch."""
+    def _entries(self) -> Iterator[tuple[_OpenBlock, Row] | None]:
+        """The rows to read, epoch after epoch; None between two epochs."""
         source = self._source
         while source.epochs is None or self._state.reading.epoch < source.epochs:
             skipped = self._state.index
@@ -117,6 +119,7 @@ class _Producer:
             self._state = replace(
                 self._state, reading=Start(self._state.reading.epoch + 1), index=0, usable=0
             )
+            yield None
 
     def _read(self, block: _OpenBlock, row: Row) -> None:
         samples, reason = self._samples(row)

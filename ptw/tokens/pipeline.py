@@ -1,6 +1,5 @@
 """Is the tokenizer that transformers builds from a folder the one that the folder holds?"""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +54,16 @@ def _difference(auto: Any, own: Any) -> str | None:
     if not auto.is_fast:
         return "it builds a slow tokenizer"
     for probe in PROBES:
-        if auto.encode(probe, add_special_tokens=False) != own.encode(probe, add_special_tokens=False):
+        if _ids(auto, probe) != _ids(own, probe):
             return f"other ids for {probe!r}"
-    parts = [json.loads(hf.backend_tokenizer.to_str()) for hf in (auto, own)]
-    for part in ("normalizer", "pre_tokenizer", "decoder", "added_tokens", "model"):
-        if parts[0][part] != parts[1][part]:
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        if repr(getattr(auto.backend_tokenizer, part)) != repr(getattr(own.backend_tokenizer, part)):
             return f"another {part}"
-    return None
+    return None if auto.get_vocab() == own.get_vocab() else "another vocabulary"
+
+
+def _ids(hf: Any, text: str) -> list[int] | None:
+    try:
+        return list(hf.encode(text, add_special_tokens=False))
+    except Exception:  # of the Rust side: words that an item tokenizer doesn't have
+        return None

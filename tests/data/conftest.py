@@ -1,7 +1,6 @@
 """Tokenizers small enough to be built for each session."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,14 +60,6 @@ def item_tokenizer() -> Tokenizer:
     return Tokenizer(build_items((Row(f"items:{i}", {"id": f"i{i}"}) for i in range(50)), "items"), "items")
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[..., Path]:
-    """Write a file under the workspace's root."""
-
-    def write_file(name: str, content: bytes | str) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    return write_file
+@pytest.fixture(scope="session")
+def thinking_template() -> str:
+    return THINKING_TEMPLATE
