@@ -49,9 +49,10 @@ def open_file(file: File) -> BufferedReader:
     try:
         if not file.remote:
             return open(file.path, "rb")
-        handle: BufferedReader = fsspec.open(
-            file.path, "rb", cache_type="readahead", block_size=8 * _CHUNK_BYTES
-        ).open()
+        filesystem, path = fsspec.core.url_to_fs(file.path)
+        handle: BufferedReader = filesystem.open(
+            path, "rb", cache_type="readahead", block_size=8 * _CHUNK_BYTES
+        )
         return handle
     except Exception as error:  # each store's driver has exceptions of its own
         raise PtwError(f"{file.place}: can't be opened ({_reason(error)})") from error

@@ -15,6 +15,7 @@ from ptw.errors import PtwError
 from ptw.files.find import File, open_file
 
 _CHUNK_BYTES = 1 << 20
+_ZSTD_BYTES = 1 << 11
 _LONGEST_LINE_BYTES = 256 << 20
 _PARQUET_ROWS = 256
 
@@ -104,7 +105,8 @@ def _gunzip(handle: BinaryIO) -> Iterator[bytes]:
 def _unzstd(handle: BinaryIO) -> Iterator[bytes]:
     """As zstandard's stream reader, which takes a frame that was cut off for a whole one."""
     frame, begun = zstandard.ZstdDecompressor().decompressobj(), False
-    while chunk := handle.read(1 << 16):
+    # little at a time: what a piece becomes may be a thousand times its size
+    while chunk := handle.read(_ZSTD_BYTES):
         while chunk:
             begun = True
             yield frame.decompress(chunk)
