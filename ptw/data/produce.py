@@ -15,7 +15,7 @@ from ptw.tokens.tokenizer import Tokenizer
 from ptw.workspace.manifest import DatasetEntry
 
 LOOK_AHEAD_SAMPLES = 2048
-LOOK_AHEAD_WINDOWS = 64
+LOOK_AHEAD_WINDOWS = 128
 REFUSED_KEPT = 1000
 
 
