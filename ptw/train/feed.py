@@ -1,8 +1,10 @@
 """What does each worker compute in a step, so that a step is the same with any number of workers?"""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -65,10 +67,32 @@ class Batch:
     last: bool  # the optimizer moves after it
 
 
-def steps(stream: Stream, rows: int) -> Iterator[StepRows]:
-    """Each step takes the next `rows` rows; the last one may find fewer."""
-    for group in groups(stream, rows):
-        yield StepRows(tuple(group), learnt(group))
+class Feed:
+    """The steps of a stream, `rows` rows each; the last one may find fewer."""
+
+    def __init__(self, stream: Stream, rows: int) -> None:
+        self.stream = stream
+        self.rows = rows
+        self.seconds = 0.0  # that the last step was waited for
+        self.epoch: int | None = None
+        self.epoch_ended = True  # with the last step a new epoch began
+
+    def next_step(self) -> StepRows | None:
+        began = time.perf_counter()
+        rows = list(islice(self.stream, self.rows))
+        self.seconds = time.perf_counter() - began
+        if not rows:
+            return None
+        self.epoch_ended = rows[0].epoch != self.epoch
+        self.epoch = rows[0].epoch
+        return StepRows(tuple(rows), learnt(rows))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "stream": self.stream.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.stream.load_state_dict(state["stream"])
 
 
 def batches(

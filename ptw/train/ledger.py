@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ptw.data.pack import PackedRow
+from ptw.errors import PtwError
 from ptw.runs import lines
 from ptw.runs.record import EVENTS, METRICS
 from ptw.train.group import Group
+
+STARTS_IN_VAIN = 5
 
 
 class Ledger:
@@ -23,6 +26,20 @@ class Ledger:
         if self.group.first:
             time = datetime.now(UTC).isoformat(timespec="seconds")
             lines.append(self.folder / EVENTS, {"time": time, "text": text, **facts})
+
+    def start(self, launch: str, step: int) -> None:
+        """An event; PtwError when the workers of this launch are lost again and again at the same place."""
+        start = [launch, step]
+        events, _ = lines.read(self.folder / EVENTS)
+        starts = [event["start"] for event in events if "start" in event]
+        if launch and starts[-STARTS_IN_VAIN:] == [start] * STARTS_IN_VAIN:
+            raise PtwError(
+                f"the workers were lost {STARTS_IN_VAIN} times after step {step}; if memory ran out, take "
+                "fewer rows_at_once or a smaller window, then go on with --resume"
+            )
+        self.group.wait()
+        workers = f"{self.group.world} worker{'s' if self.group.world > 1 else ''}"
+        self.say(f"start at step {step} on {workers}", start=start)
 
     def metric(self, kind: str, step: int, **values: Any) -> None:
         """kind "train": the step that made `step` steps; "eval": measured after them."""

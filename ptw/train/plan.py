@@ -100,16 +100,15 @@ def resolve(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> 
 def describe(plan: Plan) -> str:
     """What `--dry-run` prints: all that would happen."""
     cluster = plan.cluster
-    where = f"{cluster.address or 'a local Ray'}, {cluster.workers} worker(s), {cluster.gpus_per_worker:g} GPU(s) each"
-    held_out = (
-        [] if plan.eval_dataset is None else [("eval_dataset", _entry(plan.datasets[plan.eval_dataset]))]
-    )
+    devices = f"{cluster.workers} worker(s), {cluster.gpus_per_worker:g} GPU(s) each"
+    where = f"{cluster.address or 'a local Ray'}, {devices}"
+    held_out = [("eval_dataset", plan.eval_dataset)] if plan.eval_dataset else []
     rows = [
         ("recipe", f"{plan.recipe} ({plan.file})"),
         ("model", _entry(plan.model)),
         ("tokenizer", _entry(plan.tokenizer)),
         ("dataset", _entry(plan.datasets[plan.dataset])),
-        *held_out,
+        *((key, _entry(plan.datasets[name])) for key, name in held_out),
         ("cluster", where),
         ("folder", str(plan.folder or plan.root / "runs" / f"{plan.recipe}-<NNN>")),
     ]

@@ -12,19 +12,16 @@ from torch import Tensor, nn
 from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.ports.load import Loaded
-from ptw.runs import lines
-from ptw.runs.record import EVENTS
 from ptw.tokens.tokenizer import open_tokenizer
 from ptw.train import checkpoint, flops, held_out, weights
 from ptw.train.chance import random_state, restore_random
-from ptw.train.feed import Batch, StepRows, batches, steps
+from ptw.train.feed import Batch, Feed, StepRows, batches
 from ptw.train.group import Group
 from ptw.train.ledger import Ledger
 from ptw.train.optimize import Schedule, ScheduleName, adamw
 from ptw.train.parallel import shard, whole
 from ptw.train.plan import Plan
 
-STARTS_WITHOUT_PROGRESS = 5
 SAMPLES_NAMED = 8
 
 
@@ -44,11 +41,9 @@ class Run:
         self.best = weights.Best()
         self._stopping = stopping
         self._stop_agreed = False
-        self._epoch: int | None = None
-        self._epoch_ended = True
         self._losses: list[tuple[Tensor, Batch]] = []
         self._current: Batch | None = None
-        self._step_began = self._feed_seconds = 0.0
+        self._step_began = 0.0
         if not group.first:
             group.wait()  # the first worker builds what is built once
         self.tokenizer = open_tokenizer(plan.workspace(), plan.tokenizer.name)
@@ -104,14 +99,15 @@ class Run:
         _demand_positive(rows_at_once=rows_at_once, checkpoint_every=checkpoint_every)
         weights.demand_window(self.loaded, window)
         self.window, self._record_samples = window, record_samples
-        self._stream = self._open_stream(window, seed, None if steps is not None else epochs)
+        stream = self._open_stream(window, seed, None if steps is not None else epochs)
+        self._feed = Feed(stream, rows)
         self.total_steps = steps
         try:
             self._resume()
             if self.total_steps is None:
                 self.total_steps = self._count(window, rows, seed) * epochs
             while steps is None or self.steps_done < steps:
-                step = self._next_step(rows)
+                step = self._feed.next_step()
                 if step is None:
                     break
                 yield from self._passes(step, rows_at_once)
@@ -124,7 +120,7 @@ class Run:
                 self._save_checkpoint()
             self._tell_refused()
         finally:
-            self._stream.close()
+            stream.close()
 
     def mean_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The batch's share of the step's mean loss: all shares of all workers add up to it."""
@@ -163,7 +159,7 @@ class Run:
         """Whether to measure now: before the first step, then after each `every` steps (None: each epoch)."""
         if self._current is None or not self._current.first:
             return False
-        return self._epoch_ended if every is None else self.steps_done % every == 0
+        return self._feed.epoch_ended if every is None else self.steps_done % every == 0
 
     def log(self, **values: float) -> None:
         """Measured figures, beside the training steps in metrics.jsonl."""
@@ -226,39 +222,18 @@ class Run:
         if folder is not None:
             state = checkpoint.load(folder, self.loaded.module, self._optimizer)
             self.steps_done, self.total_steps = state["step"], state["total"]
-            self._stream.load_state_dict(state["stream"])
-            self._epoch_ended, self._epoch = state["epoch_ended"], state["epoch"]
+            self._feed.load_state_dict(state["feed"])
             self.best = weights.Best(**state["best"])
             if self.group.rank < len(state["random"]):
                 restore_random(state["random"][self.group.rank])
         self.ledger.cut(self.steps_done)
-        self._demand_progress()
-        workers = f"{self.group.world} worker{'s' if self.group.world > 1 else ''}"
-        self.ledger.say(f"start at step {self.steps_done} on {workers}", start=self._start())
-
-    def _start(self) -> list[Any]:
-        return [self.plan.launch, self.steps_done]
-
-    def _demand_progress(self) -> None:
-        """A run whose workers are lost again and again at the same place is not started for ever."""
-        events, _ = lines.read(self.ledger.folder / EVENTS)
-        starts = [event["start"] for event in events if "start" in event]
-        if (
-            self.plan.launch
-            and starts[-STARTS_WITHOUT_PROGRESS:] == [self._start()] * STARTS_WITHOUT_PROGRESS
-        ):
-            raise PtwError(
-                f"the workers were lost {STARTS_WITHOUT_PROGRESS} times after step {self.steps_done}; if memory "
-                "ran out, take fewer rows_at_once or a smaller window, then go on with --resume"
-            )
+        self.ledger.start(self.plan.launch, self.steps_done)
 
     def _save_checkpoint(self) -> None:
         state = {
             "step": self.steps_done,
             "total": self.total_steps,
-            "stream": self._stream.state_dict(),
-            "epoch": self._epoch,
-            "epoch_ended": self._epoch_ended,
+            "feed": self._feed.state_dict(),
             "best": vars(self.best),
             "random": self.group.gathered(random_state()),
         }
@@ -266,17 +241,9 @@ class Run:
         checkpoint.save(folder, self.steps_done, self.loaded.module, self._optimizer, state, self.group)
         weights.forget(folder, self.best, self.group)
 
-    def _next_step(self, rows: int) -> StepRows | None:
-        self._step_began = time.perf_counter()
-        step = next(steps(self._stream, rows), None)
-        self._feed_seconds = time.perf_counter() - self._step_began
-        if step is not None:
-            self._epoch_ended = step.rows[0].epoch != self._epoch
-            self._epoch = step.rows[0].epoch
-        return step
-
     def _passes(self, step: StepRows, rows_at_once: int) -> Iterator[Batch]:
         before = self.steps_done
+        self._step_began = time.perf_counter() - self._feed.seconds
         for batch in batches(step, rows_at_once, self.group.rank, self.group.world, self.group.device):
             self._current = batch
             yield batch
@@ -296,15 +263,14 @@ class Run:
             gradient_norm=norm,
             **step.facts(),
             **self._meter.measured([row.lengths for row in step.rows], step.learnt, seconds),
-            feed_seconds=self._feed_seconds,
+            feed_seconds=self._feed.seconds,
         )
 
     def _demand_finite(self, value: float, what: str) -> None:
         if math.isfinite(value):
             return
-        bad = [b for share, b in self._losses if not math.isfinite(share.item())] or [
-            b for _, b in self._losses
-        ]
+        bad = [batch for share, batch in self._losses if not math.isfinite(share.item())]
+        bad = bad or [batch for _, batch in self._losses]
         own = [sample for batch in bad for row in batch.rows for sample in row.samples]
         samples = [sample for part in self.group.gathered(own) for sample in part]
         more = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
@@ -314,9 +280,9 @@ class Run:
         )
 
     def _tell_refused(self) -> None:
-        count = self._stream.refused_count
+        count = self._feed.stream.refused_count
         if count:
-            shown = "; ".join(f"{place}: {reason}" for place, reason in self._stream.refused[:3])
+            shown = "; ".join(f"{place}: {reason}" for place, reason in self._feed.stream.refused[:3])
             self.ledger.say(f"{count} rows of {self.plan.dataset} were not used: {shown}", refused=count)
 
 

@@ -33,7 +33,7 @@ class Best:
 
 
 def open_for_training(plan: Plan, tokenizer: Tokenizer, seed: int, group: Group) -> Loaded:
-    """The plan's model in fp32 on this worker's device; PtwError if the tokenizer has ids beyond its table."""
+    """The plan's model in fp32 on this worker's device; PtwError if its table lacks ids of the tokenizer."""
     entry = plan.model
     if entry.hf is None:
         ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}

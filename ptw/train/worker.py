@@ -1,4 +1,7 @@
-"""What does one worker do? Under Ray Train, under torchrun, or alone: `python -m ptw.train.worker PLAN.json`."""
+"""What does one worker do: under Ray Train, under torchrun, or alone?
+
+Without Ray: `python -m ptw.train.worker PLAN.json`, also behind torchrun.
+"""
 
 import dataclasses
 import json

@@ -1,0 +1,264 @@
+"""How is a run started, on Ray, so that lost workers come back, and stopped, so that nothing is lost?"""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ptw.data.sources import digest
+from ptw.errors import PtwError
+from ptw.ports.source import resolve as resolve_source
+from ptw.runs import lock, origin, record
+from ptw.tokens.tokenizer import open_tokenizer
+from ptw.train import worker
+from ptw.train.plan import Plan, differences, resolve
+from ptw.train.progress import watching
+from ptw.workspace.manifest import ModelEntry, Workspace
+
+REACH_SECONDS = 5.0
+POLL_SECONDS = 0.2
+HEALTH_SECONDS = "0.5"  # between Ray's looks at its workers: also how fast a lost one is noticed
+QUIET = ("ray", "ray.train", "ray.data", "ray.tune", "ray._private")
+
+
+def train(workspace: Workspace, recipe: str, overrides: Mapping[str, str], resume: bool) -> Path:
+    """Run a recipe to its end; the run's folder. KeyboardInterrupt after a stop that was asked for."""
+    found = _resumed(workspace, recipe, overrides) if resume else _new(workspace, recipe, overrides)
+    folder = found.folder
+    with lock.held(folder, "driver"):
+        plan = dataclasses.replace(
+            Plan.from_json(found.plan), folder=folder, launch=secrets.token_hex(8), threads=None
+        )
+        (folder / worker.STOP).unlink(missing_ok=True)
+        record.change(folder, state="running", message=None, plan=plan.as_json())
+        try:
+            _on_ray(plan)
+        except PtwError as error:
+            if record.read(folder).state == "running":
+                record.change(folder, state="failed", message=str(error))
+            raise
+        return _ended(record.read(folder))
+
+
+def _ended(found: record.RunRecord) -> Path:
+    again = f"`ptw train {found.recipe} --resume` goes on with it"
+    if found.state == "stopped":
+        sys.stderr.write(f"{found.name} is stopped and saved; {again}\n")
+        raise KeyboardInterrupt
+    message = found.message or "its workers ended without a word"
+    if message.startswith("bug: "):
+        raise RuntimeError(message.removeprefix("bug: "))
+    if found.state != "done":
+        raise PtwError(f"{found.name}: {message}")
+    return found.folder
+
+
+def _new(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> record.RunRecord:
+    plan = resolve(workspace, recipe, overrides)
+    commit, dirty = origin.commit_of(workspace.root)
+    return record.create(
+        workspace.root,
+        recipe,
+        plan=plan.as_json(),
+        overrides=dict(overrides),
+        commit=commit,
+        dirty=dirty,
+        digests=_digests(plan),
+        versions=origin.versions(),
+        fingerprint=open_tokenizer(plan.workspace(), plan.tokenizer.name).fingerprint,
+    )
+
+
+def _resumed(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> record.RunRecord:
+    """The recipe's newest unfinished run; PtwError if what it is made from has changed since."""
+    mine = [found for found in record.list_runs(workspace.root) if found.recipe == recipe]
+    unfinished = [found for found in mine if found.state != "done"]
+    if not unfinished:
+        what = "its runs are all done" if mine else "it has no run"
+        raise PtwError(f"recipe {recipe}: {what}; start one without --resume")
+    found = unfinished[-1]
+    old = Plan.from_json(found.plan)
+    new = resolve(workspace, recipe, {**found.overrides, **overrides})
+    changed = differences(old, new)
+    digests = _digests(new)
+    changed += [f"the content of {name}" for name in digests if digests[name] != found.digests.get(name)]
+    tokenizer = open_tokenizer(new.workspace(), new.tokenizer.name)
+    changed += ["the tokenizer's ids"] if tokenizer.fingerprint != found.fingerprint else []
+    if changed:
+        raise PtwError(
+            f"{found.name} cannot go on exactly, for this changed since it began:\n  "
+            + "\n  ".join(changed)
+            + "\nput it back, or start a new run without --resume"
+        )
+    plan = dataclasses.replace(old, root=new.root, file=new.file, cluster=new.cluster)
+    return dataclasses.replace(found, plan=plan.as_json())
+
+
+def _digests(plan: Plan) -> dict[str, str]:
+    """What the numbers depend on beside the settings."""
+    datasets = {f"dataset {name}": digest(plan.root, entry.source) for name, entry in plan.datasets.items()}
+    recipe = hashlib.sha256(plan.file.read_bytes()).hexdigest()
+    return {**datasets, f"recipe {plan.file.stem}": recipe, **_model_digest(plan.root, plan.model)}
+
+
+def _model_digest(root: Path, entry: ModelEntry) -> dict[str, str]:
+    if entry.hf is None or entry.revision is not None:
+        return {}  # a shape stands in the plan, a revision says it all
+    total = hashlib.sha256()
+    for path in sorted(resolve_source(entry.hf, None, root).glob("*.safetensors")):
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return {f"model {entry.name}": total.hexdigest()}
+
+
+def _on_ray(plan: Plan) -> None:
+    """Ray Train, with a watch on the run's folder. A stop is asked for by a file, which workers look for."""
+    with _ray(plan) as ours, watching(plan.run_folder()) as watch:
+        if ours:
+            plan = dataclasses.replace(plan, threads=_threads(plan.cluster.workers))
+        outcome: list[Exception] = []
+        thread = threading.Thread(target=_fit, args=(plan, outcome), daemon=True)
+        with _stop_on_signals(plan.run_folder() / worker.STOP, watch.console.print):
+            thread.start()
+            while thread.is_alive():
+                watch.poll()
+                thread.join(POLL_SECONDS)
+        watch.poll()
+    if outcome and record.read(plan.run_folder()).state == "running":
+        raise PtwError(f"Ray could not train: {_last_line(outcome[0])}") from outcome[0]
+
+
+def _fit(plan: Plan, outcome: list[Exception]) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    cluster = plan.cluster
+    gpus = cluster.gpus_per_worker
+    resources = {"CPU": 1, **({"GPU": gpus} if gpus else {})}
+    try:
+        TorchTrainer(
+            _on_worker,
+            train_loop_config=plan.as_json(),
+            scaling_config=ScalingConfig(
+                num_workers=cluster.workers, use_gpu=gpus > 0, resources_per_worker=resources
+            ),
+            torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+            # the run itself says when another start is in vain
+            run_config=RunConfig(
+                name=plan.run_folder().name,
+                storage_path=str(plan.run_folder() / ".ray"),
+                failure_config=FailureConfig(max_failures=-1),
+            ),
+        ).fit()
+    except Exception as error:
+        outcome.append(error)
+
+
+def _on_worker(values: dict[str, Any]) -> None:
+    worker.work(Plan.from_json(values))
+
+
+@contextmanager
+def _ray(plan: Plan) -> Iterator[bool]:
+    """A Ray to train on: one that this process is connected to, the cluster's, or our own; True: our own."""
+    address = plan.cluster.address
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_SECONDS)
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if "RAY_AUTH_MODE" not in os.environ:  # nobody else is to talk to our Ray
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    import ray
+
+    if ray.is_initialized():
+        _demand_room(plan, ray.cluster_resources())
+        yield address is None
+        return
+    if address is not None:
+        _demand_reachable(address)
+    cpus = None if address else max(plan.cluster.workers, os.cpu_count() or 1)
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=cpus,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (OSError, RuntimeError, ValueError, TimeoutError, SystemExit) as error:
+        where = f"cluster {plan.cluster.name}: no Ray at {address}" if address else "a local Ray cannot start"
+        hint = "check the address" if address else "is a port that Ray is told to use taken?"
+        raise PtwError(f"{where}: {_last_line(error)}; {hint}") from error
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        _demand_room(plan, ray.cluster_resources())
+        yield address is None
+    finally:
+        ray.shutdown()  # our connection, and our own Ray: never anybody else's
+
+
+def _demand_reachable(address: str) -> None:
+    """Ray itself tries for two minutes and then ends the process."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise PtwError(
+            f"workspace.toml: no Ray cluster answers at {address}: {error.strerror or error}; start it "
+            "(`ray start --head`), correct `address`, or leave it out to train on this machine"
+        ) from error
+
+
+def _demand_room(plan: Plan, there: Mapping[str, float]) -> None:
+    cluster = plan.cluster
+    needed = {"CPU": float(cluster.workers), "GPU": cluster.workers * cluster.gpus_per_worker}
+    for kind, count in needed.items():
+        if count > there.get(kind, 0):
+            raise PtwError(
+                f"cluster {cluster.name}: {cluster.workers} workers need {count:g} {kind}s, and Ray has "
+                f"{there.get(kind, 0):g}; lower `workers` or `gpus_per_worker`, or add machines"
+            )
+
+
+def _threads(workers: int) -> int:
+    """Of each worker on this machine: they share its cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() else max(1, (os.cpu_count() or 1) // workers)
+
+
+@contextmanager
+def _stop_on_signals(stop: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM asks the workers to save and stop, the second ends this process at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.exists():
+            os._exit(130)  # the kernel ends our own Ray with us
+        stop.touch()
+        say("stopping after this step, with a checkpoint; once more ends at once")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _last_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[-1] if text else type(error).__name__
