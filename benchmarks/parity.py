@@ -22,8 +22,8 @@ def main() -> None:
             found.setdefault(port.port, []).append(port)
     figures = [figure for name, reports in found.items() for figure in worst(name, reports)]
     about = (
-        "the worst over all positions of all cases, plain and stressed, the practice cases and an acceptance's "
-        "own, of logits, packing and decoding; every other limit of `ptw verify` held too"
+        "the worst over all positions of all cases, plain and stressed, the practice cases and those of an "
+        "acceptance, of logits, packing and decoding; every other limit of `ptw verify` held too"
     )
     publish("parity", about, figures)
 

@@ -62,8 +62,8 @@ def about(lengths: list[int]) -> str:
         f"forward, loss on every token, backward and AdamW, fp32, llama of {SHAPE['num_hidden_layers']} "
         f"layers of {SHAPE['hidden_size']}, vocabulary of {VOCABULARY}; one row of {WIDTH} tokens in "
         f"{len(lengths)} documents of {min(lengths)} to {max(lengths)}; the same losses to 1e-4; medians "
-        f"of {ROUNDS} alternating rounds; peak memory at a vocabulary of {LARGE_VOCABULARY}: the resident set of a "
-        "process of its own, at Hugging Face sdpa and packed"
+        f"of {ROUNDS} alternating rounds; peak memory at a vocabulary of {LARGE_VOCABULARY}: the resident "
+        "set of a process of its own, at Hugging Face sdpa and packed"
     )
 
 
