@@ -4,8 +4,10 @@ import errno
 import json
 import re
 import shutil
+import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,8 @@ def load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer | Non
     wanted: dict[str, Any] = {"model": model_state}
     if optimizer is not None:
         wanted["optimizer"] = optimizer_state
-    distributed_checkpoint.load(wanted, storage_reader=FileSystemReader(folder), no_dist=_alone())
+    with _alone() as alone:
+        distributed_checkpoint.load(wanted, storage_reader=FileSystemReader(folder), no_dist=alone)
     set_state_dict(
         module,
         [] if optimizer is None else optimizer,
@@ -118,11 +121,9 @@ def _write(
         model_state, optimizer_state = get_state_dict(module, optimizer)
         if group.first:
             torch.save(dict(state), aside / STATE)
-        distributed_checkpoint.save(
-            {"model": model_state, "optimizer": optimizer_state},
-            storage_writer=FileSystemWriter(aside),
-            no_dist=_alone(),
-        )
+        tensors = {"model": model_state, "optimizer": optimizer_state}
+        with _alone() as alone:
+            distributed_checkpoint.save(tensors, storage_writer=FileSystemWriter(aside), no_dist=alone)
     except (OSError, RuntimeError, CheckpointException) as error:
         return _reason(error)
     return None
@@ -178,5 +179,9 @@ def _reason(error: BaseException) -> str:
     return text[0] if text else type(error).__name__
 
 
-def _alone() -> bool:
-    return not (torch.distributed.is_available() and torch.distributed.is_initialized())
+@contextmanager
+def _alone() -> Iterator[bool]:
+    """Whether there is no process group, which torch warns of and which is right for one worker."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield not torch.distributed.is_initialized()

@@ -1,5 +1,7 @@
 """What does a run write down while it trains, so that each step stands there once, also after a crash?"""
 
+import os
+import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,9 +39,9 @@ class Ledger:
                 f"the workers were lost {STARTS_IN_VAIN} times after step {step}; if memory ran out, take "
                 "fewer rows_at_once or a smaller window, then go on with --resume"
             )
-        self.group.wait()
+        processes = self.group.gathered([socket.gethostname(), os.getpid()])
         workers = f"{self.group.world} worker{'s' if self.group.world > 1 else ''}"
-        self.say(f"start at step {step} on {workers}", start=start)
+        self.say(f"start at step {step} on {workers}", start=start, processes=processes)
 
     def metric(self, kind: str, step: int, **values: Any) -> None:
         """kind "train": the step that made `step` steps; "eval": measured after them."""

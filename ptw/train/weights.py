@@ -86,6 +86,7 @@ def publish(run: "Run") -> None:
     elif run.group.first:
         shutil.rmtree(target, ignore_errors=True)
         best.rename(target)
+    forget(run.plan.run_folder(), Best(), run.group)
     run.group.wait()
 
 

@@ -1,0 +1,205 @@
+"""A tiny workspace to train in: 40 members' sequences of 30 items, some chats, a model of two blocks."""
+
+import dataclasses
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptw.runs import lines, record
+from ptw.train import worker
+from ptw.train.plan import Plan, resolve
+from ptw.workspace.manifest import read
+
+TOML = """
+[workspace]
+name = "tiny"
+[models.tiny.config]
+model_type = "llama"
+hidden_size = 32
+intermediate_size = 48
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+max_position_embeddings = 128
+tie_word_embeddings = {tied}
+[tokenizers.items]
+items = "data/items.jsonl"
+[tokenizers.words]
+learn_from = "chats"
+vocab_size = 300
+[datasets.views]
+source = "data/views.jsonl"
+format = "event"
+leave_out = 2
+[datasets.chats]
+source = "data/chats.jsonl"
+format = "chat"
+[clusters.pair]
+workers = 2
+[recipes.next]
+recipe = "{recipe}"
+model = "tiny"
+tokenizer = "items"
+dataset = "views"
+[recipes.next.settings]
+steps = 30
+window = 32
+rows = 4
+learning_rate = 1e-2
+checkpoint_every = 5
+record_samples = true
+[recipes.next-on-two]
+recipe = "{recipe}"
+model = "tiny"
+tokenizer = "items"
+dataset = "views"
+cluster = "pair"
+[recipes.next-on-two.settings]
+steps = 30
+window = 32
+rows = 4
+learning_rate = 1e-2
+checkpoint_every = 5
+record_samples = true
+[recipes.chat]
+recipe = "sft"
+model = "tiny"
+tokenizer = "words"
+dataset = "chats"
+eval_dataset = "chats"
+settings = {{ steps = 6, window = 128, rows = 2, learning_rate = 1e-2 }}
+"""
+
+# a recipe that a user drops in: slow enough to be hit in the middle of a step
+SLOW = """
+import time
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 30
+    window: int = 32
+    rows: int = 4
+    learning_rate: float = 1e-2
+    checkpoint_every: int = 5
+    record_samples: bool = True
+    sleep: float = 0.0
+
+def train(run, settings):
+    model, optimizer = run.model(), run.optimizer(settings.learning_rate)
+    batches = run.batches(settings.steps, window=settings.window, rows=settings.rows,
+                          checkpoint_every=settings.checkpoint_every, record_samples=settings.record_samples)
+    for batch in batches:
+        time.sleep(settings.sleep)
+        loss = run.mean_loss(model, batch)
+        run.step(optimizer, loss)
+    run.save(model)
+"""
+
+
+def make_workspace(root: Path, *, tied: bool = True, recipe: str = "slow") -> Path:
+    draw = random.Random(0)
+    items = [f"item{number}" for number in range(30)]
+    views = [{"id": m, "items": draw.choices(items, k=draw.randint(5, 20))} for m in range(40)]
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {n} and one?"},
+                {"role": "assistant", "content": str(n + 1)},
+            ]
+        }
+        for n in range(12)
+    ]
+    (root / "data").mkdir(parents=True)
+    (root / "recipes").mkdir()
+    for name, rows in (("items", [{"id": item} for item in items]), ("views", views), ("chats", chats)):
+        (root / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "recipes" / "slow.py").write_text(SLOW)
+    (root / "workspace.toml").write_text(TOML.format(tied=str(tied).lower(), recipe=recipe))
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_workspace(tmp_path / "ws")
+
+
+def planned(root: Path, recipe: str = "next", **overrides: object) -> Plan:
+    """A plan with a run folder of its own, as the driver makes it."""
+    plan = resolve(read(root), recipe, {key: str(value) for key, value in overrides.items()})
+    folder = record.create(root, recipe, plan=plan.as_json()).folder
+    plan = dataclasses.replace(plan, folder=folder, threads=1)
+    record.change(folder, plan=plan.as_json())
+    return plan
+
+
+def trained(plan: Plan, stopping: Callable[[], bool] = lambda: False) -> record.RunRecord:
+    """Train in this process."""
+    worker.work(plan, stopping)
+    return record.read(plan.run_folder())
+
+
+def steps_of(folder: Path) -> list[dict[str, Any]]:
+    return [line for line in lines.read(folder / record.METRICS)[0] if line["kind"] == "train"]
+
+
+def curve_of(folder: Path) -> list[tuple[int, float, str]]:
+    return [(line["step"], line["loss"], line["digest"]) for line in steps_of(folder)]
+
+
+def samples_of(folder: Path) -> dict[int, list[str]]:
+    """Step -> the samples of all workers."""
+    found: dict[int, list[str]] = {}
+    for path in sorted(folder.glob("samples-*.jsonl")):
+        for line in lines.read(path)[0]:
+            found.setdefault(line["step"], []).extend(line["samples"])
+    return {step: sorted(samples) for step, samples in found.items()}
+
+
+def environment(**extra: str) -> Mapping[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), **extra}
+
+
+def together(plan: Plan, world: int) -> list[subprocess.CompletedProcess[str]]:
+    """Train in `world` processes, with torchrun's variables and without Ray."""
+    port = 20000 + os.getpid() % 20000
+    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "ptw.train.worker", str(plan.run_folder() / record.FILE)]
+    workers = [
+        subprocess.Popen(
+            command,
+            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), **shared),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+    outputs = [process.communicate(timeout=150) for process in workers]
+    return [
+        subprocess.CompletedProcess(command, process.returncode, out, err)
+        for process, (out, err) in zip(workers, outputs, strict=True)
+    ]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run that nothing happened to, on one worker."""
+    return trained(planned(make_workspace(tmp_path_factory.mktemp("base") / "ws"))).folder
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[None]:
+    """One Ray for the tests of this process."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()

@@ -1,0 +1,163 @@
+"""One worker: the curve, what is written down, and what a resumed run does again."""
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from ptw.data.stream import Stream
+from ptw.errors import PtwError
+from ptw.evals.rows import forward_of
+from ptw.runs import record
+from ptw.runs.open import open_named
+from ptw.train.group import Group
+from ptw.train.run import Run
+from ptw.workspace.manifest import read
+from tests.train.conftest import curve_of, make_workspace, planned, samples_of, steps_of, trained
+
+
+def stop_after(step: int, folder: Path) -> bool:
+    return len(steps_of(folder)) + 1 >= step
+
+
+def test_a_run_learns_and_writes_each_step_once(undisturbed: Path) -> None:
+    steps = steps_of(undisturbed)
+    assert [line["step"] for line in steps] == list(range(1, 31))
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert record.read(undisturbed).state == "done"
+    assert {"loss", "tokens", "packing", "mfu", "digest", "learning_rate", "gradient_norm"} <= steps[0].keys()
+    assert steps[0]["mfu"] is None  # nobody knows what this CPU could do
+    assert len(list((undisturbed / "checkpoints").iterdir())) == 2
+    assert not [path for path in undisturbed.rglob(".*") if path.suffix != ".lock" and path.name != ".metadata"]
+
+
+def test_an_epoch_has_each_sample_once(undisturbed: Path) -> None:
+    rows = len((undisturbed.parents[1] / "data" / "views.jsonl").read_text().splitlines())
+    seen = list(itertools.chain(*(samples for _, samples in sorted(samples_of(undisturbed).items()))))
+    assert len(set(seen[:rows])) > 0.9 * rows  # an epoch ends within a step
+    counts = [seen.count(sample) for sample in set(seen)]
+    assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("step", [1, 7, 10])
+def test_a_stopped_run_goes_on_bit_for_bit(root: Path, undisturbed: Path, step: int) -> None:
+    plan = planned(root)
+    assert trained(plan, lambda: stop_after(step, plan.run_folder())).state == "stopped"
+    assert len(steps_of(plan.run_folder())) == step
+    record.change(plan.run_folder(), state="running")
+    assert trained(plan).state == "done"
+    assert curve_of(plan.run_folder()) == curve_of(undisturbed)
+    assert samples_of(plan.run_folder()) == samples_of(undisturbed)
+
+
+def test_what_was_written_after_the_checkpoint_is_cut(root: Path, undisturbed: Path) -> None:
+    plan = planned(root)
+    trained(plan, lambda: stop_after(12, plan.run_folder()))
+    folder = plan.run_folder()
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    (newest / "state.pt").write_bytes(b"half")  # corrupt: the one before is taken
+    with (folder / record.METRICS).open("a") as file:
+        file.write('{"kind": "train", "step": 13, "lo')
+    record.change(folder, state="running")
+    trained(plan)
+    assert curve_of(folder) == curve_of(undisturbed)
+    assert "skipped, state.pt has 4 bytes" in (folder / record.EVENTS).read_text()
+
+
+def test_passes_do_not_change_the_curve(root: Path) -> None:
+    plans = [
+        planned(make_workspace(root / str(n), recipe="pretrain"), steps=4, rows_at_once=n) for n in (1, 4)
+    ]
+    one, four = ([line["loss"] for line in steps_of(trained(plan).folder)] for plan in plans)
+    assert one == pytest.approx(four, rel=1e-6)
+
+
+def test_packed_loss_is_the_sum_of_the_unpacked(root: Path) -> None:
+    """Before step 1: what packing adds or loses would show here."""
+    plan = planned(root)
+    run = Run(plan, Group(0, 1, torch.device("cpu")), lambda: False)
+    model = run.model()
+    entry = plan.datasets["views"]
+    stream = Stream(plan.root, entry, run.tokenizer, window=64, seed=0, epochs=1)
+    rows = list(stream)
+    with torch.no_grad():
+        packed = forward_of(rows, torch.device("cpu"))
+        total = model.head().loss(model(packed.ids_BT, packed.layout), packed.targets_BT).item()
+        alone = 0.0
+        for row in rows:
+            for end, length in zip(itertools.accumulate(row.lengths), row.lengths, strict=True):
+                one = slice(end - length, end)
+                single = type(row)(row.ids[one], row.targets[one], (length,), ())
+                forward = forward_of([single], torch.device("cpu"))
+                alone += model.head().loss(model(forward.ids_BT, forward.layout), forward.targets_BT).item()
+    assert total == pytest.approx(alone, rel=1e-6)
+
+
+def test_a_loss_that_is_no_number_names_step_and_samples(root: Path) -> None:
+    (root / "recipes" / "slow.py").write_text(
+        (root / "recipes" / "slow.py")
+        .read_text()
+        .replace("batch)\n", "batch) * (1e30 ** 20 if run.steps_done == 2 else 1)\n")
+        .replace("1e30 ** 20", "float('nan')")
+    )
+    plan = planned(root)
+    with pytest.raises(PtwError, match=r"step 3: the loss is nan, on the samples data/views.jsonl:\d+"):
+        trained(plan)
+    found = record.read(plan.run_folder())
+    assert found.state == "failed"
+    assert "step 3" in (found.message or "")
+
+
+def test_epochs_end_where_the_data_ends_and_measure_on_the_way(root: Path) -> None:
+    root = make_workspace(root / "own", recipe="pretrain")
+    text = (root / "workspace.toml").read_text().replace("steps = 30\n", "epochs = 3\nkeep_best = true\n")
+    (root / "workspace.toml").write_text(text)
+    found = trained(planned(root))
+    rows = [json.loads(line) for line in (found.folder / record.METRICS).read_text().splitlines()]
+    evaluated = [row["step"] for row in rows if row["kind"] == "eval"]
+    assert len(evaluated) == 4  # before, after each epoch
+    assert {row["epoch"] for row in rows if row["kind"] == "train"} == {0, 1, 2}
+    assert not list(found.folder.glob("best-*"))
+    assert open_named(read(root), "next").loaded.module is not None
+
+
+def test_chats_are_measured_on_held_out_data(root: Path) -> None:
+    found = trained(planned(root, "chat"))
+    rows = [json.loads(line) for line in (found.folder / record.METRICS).read_text().splitlines()]
+    losses = [row["held_out_loss"] for row in rows if row["kind"] == "eval"]
+    assert losses[0] == pytest.approx(math.log(300), rel=0.1)
+    assert losses[-1] < losses[0]
+
+
+def test_bf16_keeps_fp32_weights(root: Path) -> None:
+    root = make_workspace(root / "own", recipe="pretrain")
+    found = trained(planned(root, steps=3, precision="bf16"))
+    assert open_named(read(root), found.name).loaded.module.lm_head.weight.dtype == torch.float32
+    assert steps_of(found.folder)[0]["loss"] == pytest.approx(math.log(33), rel=0.1)
+
+
+def test_a_fault_of_the_recipe_names_its_line(root: Path) -> None:
+    recipe = root / "recipes" / "slow.py"
+    recipe.write_text(recipe.read_text().replace("    run.save(model)", "    run.save(modle)"))
+    plan = planned(root, steps=1)
+    with pytest.raises(NameError):
+        trained(plan)
+    found = record.read(plan.run_folder())
+    assert (found.message or "").startswith(f"{recipe}:")
+    assert found.state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"window": 200}, "max_position_embeddings = 128"),
+        ({"rows": 0}, "rows = 0"),
+        ({"steps": 0}, "steps = 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(root: Path, change: dict[str, int], message: str) -> None:
+    with pytest.raises(PtwError, match=message):
+        trained(planned(root, **change))
