@@ -31,7 +31,9 @@ def test_a_run_learns_and_writes_each_step_once(undisturbed: Path) -> None:
     assert {"loss", "tokens", "packing", "mfu", "digest", "learning_rate", "gradient_norm"} <= steps[0].keys()
     assert steps[0]["mfu"] is None  # nobody knows what this CPU could do
     assert len(list((undisturbed / "checkpoints").iterdir())) == 2
-    assert not [path for path in undisturbed.rglob(".*") if path.suffix != ".lock" and path.name != ".metadata"]
+    assert not [
+        path for path in undisturbed.rglob(".*") if path.suffix != ".lock" and path.name != ".metadata"
+    ]
 
 
 def test_an_epoch_has_each_sample_once(undisturbed: Path) -> None:
