@@ -71,6 +71,11 @@ def draw(model_types: Sequence[str], level: str, seed: int, folder: Path, cache:
     return families
 
 
+def are_kept(model_types: Sequence[str], seed: int, cache: Path) -> bool:
+    """Whether all these practice cases have been drawn before, as a sign that they have been answered too."""
+    return all((cache / "cases" / _key(name, "practice", str(seed))).is_dir() for name in model_types)
+
+
 class Reference:
     """The reference's process. It imports while ports run, and is asked when they have ended."""
 

@@ -102,7 +102,9 @@ class _Gate:
 
     def run(self) -> Report:
         with contextlib.ExitStack() as stack:
-            warm = [self._warm_reference(stack)] if self.keeps else []
+            # it imports while ports run; not needed when all that it would say is kept
+            drawn = self.level == "practice" and cases.are_kept(list(self.ports), self.seed, self.cache)
+            warm = [] if drawn or not self.keeps else [self._warm_reference(stack)]
             with self._phase("drawing cases"):
                 place = self.folder / "cases"
                 families = cases.draw(list(self.ports), self.level, self.seed, place, self.cache)

@@ -21,6 +21,7 @@ from ptw.workspace import rooms
 Tensors = dict[str, Tensor]
 BACKENDS = ("dense", "documents")
 TEXT_LIMIT = 2000  # characters of what a port may say for itself
+EXPORTED = {"config.json", "model.safetensors.index.json"}
 WRITTEN = {"trace.safetensors", "export", "error", "refused"}
 
 
@@ -113,6 +114,9 @@ def _read(case: CaseFiles, refused: list[str]) -> tuple[Tensors, Tensors] | None
     if written != {"trace.safetensors", "export"}:
         extra = ", ".join(sorted(written - WRITTEN))
         raise PtwError(f"the port wrote what it should not: {extra}" if extra else "the port wrote nothing")
+    exports = {path.name for path in (case.ours / "export").iterdir()}
+    if odd := {name for name in exports if not name.endswith(".safetensors")} - EXPORTED:
+        raise PtwError(f"the port's export holds what no checkpoint does: {', '.join(sorted(odd))}")
     theirs = _reference(case.reference)
     ours = _tensors(case.ours / "trace.safetensors")
     _compare_shapes(ours, theirs)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from ptw.errors import PtwError
 from ptw.verify import reference
 from ptw.verify.configurations import Configuration, Values, configurations
 from ptw.verify.documents import inputs
@@ -33,6 +34,8 @@ def main(model_type: str, level: str, seed: int, folder: Path) -> None:
     trials = Trials(family)
     with exact(), torch.no_grad():
         found = configurations(family, trials.moves, draw, fresh=level == "acceptance")
+        for configuration in found:
+            trials.demand(configuration)
         for number, configuration in enumerate(found):
             name = f"{number:02d}-{configuration.name.replace(' ', '-')}"
             _write(family, configuration, draw, folder, name)
@@ -44,6 +47,13 @@ class Trials:
     def __init__(self, family: Any) -> None:
         self.family = family
         self.outputs: dict[str, torch.Tensor | None] = {}
+        self.errors: dict[str, str] = {}
+
+    def demand(self, configuration: Configuration) -> None:
+        """PtwError if the reference can't run it: too few cases must not look like a pass."""
+        if self._output(configuration.values) is None:
+            error = self.errors[_key(configuration.values)]
+            raise PtwError(f"the reference can't run the case {configuration.name!r}: {error}")
 
     def moves(self, before: Values, after: Values) -> bool:
         """Whether both can be built and differ in output or in what their checkpoints hold."""
@@ -55,7 +65,7 @@ class Trials:
         return bool((first - second).norm() > MOVED * first.norm())
 
     def _output(self, values: Values) -> torch.Tensor | None:
-        key = json.dumps(values, sort_keys=True)
+        key = _key(values)
         if key not in self.outputs:
             self.outputs[key] = self._run(values)
         return self.outputs[key]
@@ -65,8 +75,13 @@ class Trials:
             model = reference.drawn(self.family(**json.loads(json.dumps(values))), seed=0)
             ids = torch.randint(0, 60, (PROBED,), generator=generator(0, "probe"))
             return reference.forward(model, ids)
-        except Exception:  # whatever the reference can't build or run is no case of this family
+        except Exception as error:  # whatever the reference can't build or run is no case of this family
+            self.errors[_key(values)] = f"{type(error).__name__}: {error}"
             return None
+
+
+def _key(values: Values) -> str:
+    return json.dumps(values, sort_keys=True)
 
 
 def _write(family: Any, configuration: Configuration, draw: random.Random, folder: Path, name: str) -> None:

@@ -16,9 +16,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import ptw
 from ptw.errors import PtwError
@@ -27,7 +29,7 @@ PACKAGE = Path(ptw.__file__).resolve().parent
 ENTER = Path(__file__).resolve().with_name("enter.py")
 HIDDEN = ("transformers", "peft", "vllm", "trl", "accelerate")
 NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=SIGKILL")
-LAST_LINES = 12
+LAST_LINES, LAST_BYTES = 12, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,20 @@ def run_apart(module: str, inputs: Mapping[str, Path], output: Path, limits: Lim
     status_read, status_write = os.pipe()
     spec = _spec(module, inputs, output, limits, namespaced=prefix is not None)
     command = [*(prefix or ()), sys.executable, "-I", str(ENTER), str(status_write), json.dumps(spec)]
-    with open(status_read) as status:
+    # the last words go to a file, which the process's own limit on files bounds
+    with open(status_read) as status, tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=words,
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
             pass_fds=[status_write],
             start_new_session=True,
             cwd="/",
         )
         os.close(status_write)
-        error = _wait(process, limits.seconds)
+        error = _wait(process, limits.seconds, words) or _remove_odd(output)
         reported = status.read()
     missing = json.loads(reported)["missing"] if reported else []
     return Outcome(error=error, missing=tuple(missing))
@@ -96,9 +99,9 @@ def _readable(folder: Path) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: int) -> str:
+def _wait(process: subprocess.Popen[bytes], seconds: int, words: IO[bytes]) -> str:
     try:
-        _, stderr = process.communicate(timeout=seconds)
+        process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         _end(process)
         return f"took longer than its {seconds} seconds and was ended"
@@ -106,17 +109,24 @@ def _wait(process: subprocess.Popen[bytes], seconds: int) -> str:
         _end(process)
     if process.returncode == 0:
         return ""
-    lines = [line for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    words.seek(max(0, words.seek(0, os.SEEK_END) - LAST_BYTES))
+    lines = [line for line in words.read().decode(errors="replace").splitlines() if line.strip()]
     said = "\n".join(lines[-LAST_LINES:]) or "without a word"
     return f"ended with status {process.returncode}:\n{said}"
+
+
+def _remove_odd(output: Path) -> str:
+    """A link would lead whoever reads the output elsewhere, a pipe would hold them up: neither stays."""
+    odd = [path for path in output.rglob("*") if path.is_symlink() or not (path.is_file() or path.is_dir())]
+    for path in odd:
+        path.unlink()
+    return f"wrote what is no plain file: {odd[0].name}" if odd else ""
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the process and those it started: its group, and with its init the whole process table."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 9)
-    if process.stderr and not process.stderr.closed:
-        process.stderr.close()
     process.wait()
 
 

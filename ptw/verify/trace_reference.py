@@ -108,7 +108,12 @@ def _opened_plainly(folder: Path) -> tuple[Any, int]:
     from transformers import AutoModelForCausalLM
 
     model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", attn_implementation="eager", output_loading_info=True, local_files_only=True
+        folder,
+        dtype="auto",
+        attn_implementation="eager",
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
     )
     return model.eval(), sum(len(keys) for name, keys in info.items() if name.endswith(("_keys", "_msgs")))
 

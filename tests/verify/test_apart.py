@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -155,6 +156,24 @@ def test_a_broken_port_fails_with_its_own_last_words(name: str, judged_apart: Ju
     assert said in outcome.error + "".join(report.failures)
 
 
+LINKED = """
+import os
+os.makedirs("/room/output/00-plain/export")
+os.symlink(@ANSWER@, "/room/output/00-plain/trace.safetensors")
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sandbox.namespaces() is None, reason="this machine lends no namespaces")
+def test_a_link_to_the_reference_s_answer_is_not_followed(
+    judged_apart: Judged, answered: dict[str, Any]
+) -> None:
+    answer = answered["llama"].answers / "00-plain.safetensors"
+    outcome, report = judged_apart("llama", LINKED.replace("@ANSWER@", repr(str(answer))))
+    assert "no plain file" in outcome.error
+    assert not report.passed
+
+
 def test_a_port_that_sleeps_is_ended(judged_apart: Judged) -> None:
     outcome, report = judged_apart("llama", "import time\ntime.sleep(600)\n", seconds=4)
     assert "longer than its 4 seconds" in outcome.error
@@ -165,14 +184,16 @@ HEAD = "        return Head(self.lm_head.weight, self.config.vocab_size)"
 SPOILT = {
     "nan": (HEAD, HEAD.replace("weight,", "weight * float('nan'),"), "NaN or infinity"),
     "another shape": (HEAD, HEAD.replace("vocab_size", "vocab_size - 1"), "the reference's"),
-    "another precision": ("return self.norm(hidden_BTD)", "return self.norm(hidden_BTD).half().double()", ""),
-    "refuses all": ("        heads = values", "        raise ValueError('no')\n        heads = values", "no"),
+    "another precision": ("self.norm(hidden_BTD)", "self.norm(hidden_BTD).half().double()", ""),
+    "refuses all": ("heads = values", "raise ValueError('no')\n        heads = values", "no"),
     "refuses the plain one": (
         "        heads = values",
-        "        from ptw.errors import PtwError\n        raise PtwError('hidden_act')\n        heads = values",
+        "        from ptw.errors import PtwError as Refusal\n"
+        "        raise Refusal('hidden_act')\n"
+        "        heads = values",
         "refused the family's plain configuration",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SPOILT)

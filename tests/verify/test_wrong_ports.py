@@ -19,7 +19,7 @@ LATE = """        if layout.backend == "cache" and ids_BT.shape[1] == 1:
 AHEAD = """        key_BTKH, value_BTKH = key_BTKH.roll(-1, 1), value_BTKH.roll(-1, 1)
         attended = attend("""
 ROPE = "RopeConfig.from_hf(values, width, positions)"
-ROPE_WITH = 'RopeConfig.from_hf({{"rope_parameters": {{**(values.get("rope_parameters") or {{}}), {}}}}}, width, positions)'
+ROPE_WITH = 'RopeConfig.from_hf({{"rope_parameters": {{**values["rope_parameters"], {}}}}}, width, positions)'
 TURNED = "value_BTKH = rotate(self.v_proj(hidden_BTD).view(heads))"
 VALUE = "value_BTKH = self.v_proj(hidden_BTD).view(heads)"
 
