@@ -121,6 +121,11 @@ def own_fields(config_class: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _known(values: Values, known: set[str]) -> Values:
+    if "qk_rope_head_dim" in known:
+        # latent attention derives head_dim from the width that it turns, and has keys for every head
+        known = known - {"head_dim"}
+        if "num_attention_heads" in values:
+            values = values | {"num_key_value_heads": values["num_attention_heads"]}
     return {name: value for name, value in values.items() if name in known}
 
 
@@ -202,7 +207,7 @@ def _ropes(
         size: Values = {"max_position_embeddings": 4 * WIDE_CONTEXT if wide else 4 * CONTEXT}
         if name == "dynamic":
             size = {"max_position_embeddings": CONTEXT}
-        if wide and "head_dim" in field_names(config_class):
+        if wide and "head_dim" in _known(PLAIN_SIZES, field_names(config_class)):
             size["head_dim"] = 32
         rope = {"rope_type": name.split("-")[0], "rope_theta": 10000.0} | scaling
         if fresh:
