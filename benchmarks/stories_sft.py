@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.oasst import write_chats
 from benchmarks.report import Figure, publish, real_data, two_threads
-from benchmarks.workspaces import figures_of, latest_run, ptw, workspace
+from benchmarks.workspaces import figures_of, ptw, workspace
 
 TOML = """
 [workspace]
@@ -52,8 +52,8 @@ def main() -> None:
         start = time.perf_counter()
         ptw(root, "train", "chat-sft")
         took = time.perf_counter() - start
-        after = figures_of(root, "eval", latest_run(root), "--dataset", "held-out")
-        curve = losses(root / "runs" / latest_run(root))
+        after = figures_of(root, "eval", "chat-sft", "--dataset", "held-out")
+        curve = losses(root / "runs" / "chat-sft-001")
     figures = [
         Figure("loss before, held-out trees", before["loss"]),
         Figure("loss after, held-out trees", after["loss"], want=before["loss"]),
@@ -67,7 +67,7 @@ def main() -> None:
 
 def losses(run: Path) -> list[float]:
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [step["loss"] for step in map(json.loads, lines) if "loss" in step]
+    return [step["loss"] for step in map(json.loads, lines) if step["kind"] == "train"]
 
 
 if __name__ == "__main__":

@@ -30,11 +30,14 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "ptw", *arguments]
 
 
+def environment() -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
 def ptw(root: Path, *arguments: str) -> str:
     """What the command writes to stdout. Its progress and its errors are shown as they come."""
     print(f"$ ptw {' '.join(arguments)}", file=sys.stderr, flush=True)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(command(*arguments), cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(command(*arguments), cwd=root, env=environment(), stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"ptw {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}")
     return done.stdout
@@ -44,8 +47,3 @@ def figures_of(root: Path, *arguments: str) -> dict[str, Any]:
     """What a command with --json says."""
     figures: dict[str, Any] = json.loads(ptw(root, *arguments, "--json"))
     return figures
-
-
-def latest_run(root: Path) -> str:
-    """The name of the run that was begun last."""
-    return max((root / "runs").iterdir(), key=lambda folder: folder.stat().st_ctime).name
