@@ -13,6 +13,6 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 status=0
 ptw verify --json "$@" >"$report" || status=$?
 if [ -s "$report" ]; then
-  python3 "$(dirname "$0")/summary.py" "$report" || status=${status:-1}
+  python3 "$(dirname "$0")/summary.py" "$report" || [ "$status" -ne 0 ] || status=1
 fi
 exit "$status"
