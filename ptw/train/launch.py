@@ -165,7 +165,13 @@ def _fit(plan: Plan, outcome: list[Exception]) -> None:
 
 
 def _on_worker(values: dict[str, Any]) -> None:
-    worker.work(Plan.from_json(values))
+    """How it ended stands in the run's record; raising makes Ray end the other workers, who may wait."""
+    plan = Plan.from_json(values)
+    try:
+        worker.work(plan)
+    except Exception:
+        if plan.cluster.workers > 1 or record.read(plan.run_folder()).state == "running":
+            raise
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def train(run, settings):
     batches = run.batches(settings.steps, window=settings.window, rows=settings.rows,
                           checkpoint_every=settings.checkpoint_every, record_samples=settings.record_samples)
     for batch in batches:
-        time.sleep(settings.sleep)
+        time.sleep(settings.sleep or float(os.environ.get("SLEEP", "0")))
         loss = run.mean_loss(model, batch)
         run.step(optimizer, loss)
     run.save(model)
