@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 from ptw.train.run import Run
 
 
@@ -55,7 +57,7 @@ def train(run: Run, settings: Settings) -> None:
     run.save(model)
 
 
-def measure(run: Run, model: object, keep_best: bool) -> None:
+def measure(run: Run, model: nn.Module, keep_best: bool) -> None:
     """Next-item ranking where events were held out, the held-out loss where there is an eval_dataset."""
     if run.holds_out:
         run.log(held_out_loss=run.held_out_loss(model))
@@ -63,4 +65,4 @@ def measure(run: Run, model: object, keep_best: bool) -> None:
         ranking = run.held_out_ranking(model)
         run.log(**ranking)
         if keep_best:
-            run.keep_best(model, ranking["validation_ndcg@10"])
+            run.keep_best(model, ranking, "validation_ndcg@10")

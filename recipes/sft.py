@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 from ptw.train.run import Run
 
 
@@ -54,7 +56,7 @@ def train(run: Run, settings: Settings) -> None:
     run.save(model)
 
 
-def measure(run: Run, model: object) -> None:
+def measure(run: Run, model: nn.Module) -> None:
     """The held-out loss before, during and after."""
     if run.holds_out:
         run.log(held_out_loss=run.held_out_loss(model))
