@@ -1,5 +1,6 @@
 """Which packed rows follow from a state?"""
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,8 @@ from ptw.workspace.manifest import DatasetEntry
 
 LOOK_AHEAD_SAMPLES = 2048
 LOOK_AHEAD_WINDOWS = 128
+READY_ROWS = 256  # packed ahead, handed out at random: packing itself goes from long samples to short
+READY_TOKENS = 2**19  # of them, to bound memory where windows are long
 REFUSED_KEPT = 1000
 
 
@@ -46,11 +49,20 @@ class _OpenBlock:
     open: int = 0
 
 
+@dataclass(frozen=True)
+class _ReadyRow:
+    """A row that is packed, and waits for its turn."""
+
+    epoch: int
+    taken: tuple[tuple[Key, Sample], ...]
+
+
 class _Producer:
     def __init__(self, source: Source, state: State) -> None:
         self._source = source
         self._state = state
         self._pool = Pool()
+        self._ready: list[_ReadyRow] = []
         self._blocks: dict[Start, _OpenBlock] = {}
         self._block_of: dict[Key, _OpenBlock] = {}
 
@@ -59,20 +71,33 @@ class _Producer:
         entries = self._entries()
         pad_id = self._source.tokenizer.pad_id or 0
         while True:
-            self._fill(entries)
-            if not self._pool:
+            self._pack(entries)
+            if not self._ready:
                 return
-            epoch = self._pool.oldest_epoch or 0
-            taken = self._pool.take(self._source.window)
-            for key, _ in taken:
+            draw = random.Random(f"{self._source.seed} row {self._state.rows_out}")
+            ready = self._ready.pop(draw.randrange(len(self._ready)))
+            for key, _ in ready.taken:
                 self._block_of.pop(key).open -= 1
-            row = lay_out([sample for _, sample in taken], self._source.window, pad_id, epoch)
+            samples = [sample for _, sample in ready.taken]
+            row = lay_out(samples, self._source.window, pad_id, ready.epoch)
             self._state = self._after(row)
             yield row, self._state
 
+    def _pack(self, entries: Iterator[tuple[_OpenBlock, Row] | None]) -> None:
+        """Make rows ready, of one epoch at a time."""
+        most = min(READY_ROWS, READY_TOKENS // self._source.window) if self._source.shuffle else 0
+        while len(self._ready) < max(most, 1):
+            self._fill(entries)
+            epoch = self._pool.oldest_epoch
+            if epoch is None or (self._ready and self._ready[0].epoch != epoch):
+                return
+            self._ready.append(_ReadyRow(epoch, tuple(self._pool.take(self._source.window))))
+
     def _reopen(self) -> None:
-        """Read the open samples again; the blocks that hold them begin where the state says."""
-        wanted = set(self._state.open)
+        """Read again what was not handed out; the blocks that hold it begin where the state says."""
+        packed = {key for _, keys in self._state.ready for key in keys}
+        wanted = packed | set(self._state.open)
+        samples: dict[Key, Sample] = {}
         for start, first in self._state.blocks:
             block = next(blocks(self._source.files, self._source.seed, start, self._source.shuffle))
             held = sorted({key.row for key in wanted if first <= key.row < first + len(block.rows)})
@@ -80,8 +105,12 @@ class _Producer:
                 parts, _ = self._samples(block.rows[row - first])
                 for part, sample in enumerate(parts):
                     if Key(row, part) in wanted:
-                        self._add(_OpenBlock(start, first), Key(row, part), sample)
-        assert self._pool.keys == self._state.open
+                        self._hold(_OpenBlock(start, first), Key(row, part))
+                        samples[Key(row, part)] = sample
+        for key in self._state.open:
+            self._pool.add(key, self._block_of[key].start.epoch, samples[key])
+        for epoch, keys in self._state.ready:
+            self._ready.append(_ReadyRow(epoch, tuple((key, samples[key]) for key in keys)))
 
     def _fill(self, entries: Iterator[tuple[_OpenBlock, Row] | None]) -> None:
         while not self._is_full():
@@ -131,16 +160,16 @@ class _Producer:
             context = samples[0].context if state.reading.epoch == 0 else 0
             self._state = replace(state, usable=state.usable + len(samples), context=state.context + context)
         for part, sample in enumerate(samples):
-            self._add(block, Key(state.row - 1, part), sample)
+            self._hold(block, Key(state.row - 1, part))
+            self._pool.add(Key(state.row - 1, part), block.start.epoch, sample)
 
     def _samples(self, row: Row) -> tuple[Sequence[Sample], str | None]:
         sample = render(row, self._source.dataset, self._source.tokenizer)
         return fit(sample, self._source.dataset, self._source.window)
 
-    def _add(self, block: _OpenBlock, key: Key, sample: Sample) -> None:
+    def _hold(self, block: _OpenBlock, key: Key) -> None:
         self._block_of[key] = self._blocks.setdefault(block.start, block)
         self._block_of[key].open += 1
-        self._pool.add(key, block.start.epoch, sample)
 
     def _after(self, row: PackedRow) -> State:
         self._blocks = {start: block for start, block in self._blocks.items() if block.open}
@@ -148,6 +177,7 @@ class _Producer:
             self._state,
             blocks=tuple((block.start, block.first) for block in self._blocks.values()),
             open=self._pool.keys,
+            ready=tuple((ready.epoch, tuple(key for key, _ in ready.taken)) for ready in self._ready),
             epoch=row.epoch,
             rows_out=self._state.rows_out + 1,
             tokens_out=self._state.tokens_out + sum(row.lengths),

@@ -36,7 +36,7 @@ def linear_cross_entropy(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor
 
     Rows of weight_VD from `vocabulary` on are padding: they take no part and get no gradient.
     """
-    if hidden_MD.is_cuda and (liger := _liger()) is not None:
+    if hidden_MD.is_cuda and len(targets_M) and (liger := _liger()) is not None:
         loss: Tensor = liger(hidden_MD, weight_VD[:vocabulary], targets_M, reduction="sum")
         return loss
     total: Tensor = _ChunkedCrossEntropy.apply(hidden_MD, weight_VD, targets_M, vocabulary)

@@ -52,6 +52,7 @@ def dataset_of(source: tuple[str, ...], **keys: Any) -> DatasetEntry:
     files=st.integers(1, 3),
     block=st.integers(1, 20),
     ahead=st.integers(1, 30),
+    ready=st.integers(1, 8),
     stop=st.floats(0, 1),
     shuffle=st.booleans(),
 )
@@ -63,6 +64,7 @@ def test_every_sample_comes_once_an_epoch_also_after_any_stop(
     files: int,
     block: int,
     ahead: int,
+    ready: int,
     stop: float,
     shuffle: bool,
     item_tokenizer: Tokenizer,
@@ -73,6 +75,7 @@ def test_every_sample_comes_once_an_epoch_also_after_any_stop(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ptw.data.shuffle, "BLOCK_ROWS", block)
         patch.setattr(ptw.data.produce, "LOOK_AHEAD_SAMPLES", ahead)
+        patch.setattr(ptw.data.produce, "READY_ROWS", ready)
 
         def stream() -> Stream:
             return Stream(
@@ -95,6 +98,18 @@ def test_every_sample_comes_once_an_epoch_also_after_any_stop(
         rows = taken + list(second)
         assert len(rows) == len(whole)
         assert all(map(same, rows, whole))
+
+
+def test_rows_of_long_and_short_samples_are_mixed_through_the_epoch(
+    item_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Packing fills the first rows with the longest samples; a model must not see them in that order."""
+    lengths = [1 + 57 * (at % 2) for at in range(400)]
+    dataset = dataset_of(write_events(tmp_path, lengths))
+    rows = list(Stream(tmp_path, dataset, item_tokenizer, window=64, seed=0, epochs=1))
+    counts = np.array([len(row.samples) for row in rows])
+    assert counts.std() > 0
+    assert abs(np.corrcoef(np.arange(len(counts)), counts)[0, 1]) < 0.5
 
 
 def test_targets_are_the_next_ids_of_the_same_document(item_tokenizer: Tokenizer, tmp_path: Path) -> None:
