@@ -7,7 +7,11 @@ export HF_HUB_OFFLINE=1
 began=$SECONDS
 
 show() {
-    printf '\n\033[1m$ %s\033[0m\n' "$*"
+    local word words=()
+    for word in "$@"; do
+        [[ $word == *[[:space:]]* ]] && words+=("\"$word\"") || words+=("$word")
+    done
+    printf '\n$ %s\n' "${words[*]}"
     "$@"
 }
 
