@@ -12,7 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -158,9 +158,23 @@ def schema() -> None:
 
 @cli.command()
 @click.argument("names", metavar="[MODEL]...", nargs=-1)
+@click.option(
+    "--level",
+    type=click.Choice(["practice", "acceptance"]),
+    default="practice",
+    show_default=True,
+    help="Practice has fixed cases, acceptance draws its own.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Draw an earlier acceptance again.")
 @as_json
 @click.pass_context
-def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
+def verify(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    level: Literal["practice", "acceptance"],
+    seed: int | None,
+    as_json: bool,
+) -> None:
     """Check ports against Hugging Face (all, if none is named)."""
     root = workspace_root()
     from rich.console import Console
@@ -168,7 +182,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
     from ptw.verify.gate import run_gates
 
     with Console(stderr=True).status("drawing cases") as status:  # silent when stderr is no terminal
-        report = run_gates(root, names, progress=status.update)
+        report = run_gates(root, names, level, seed, progress=status.update)
     if as_json:
         print_json(report.as_json())
     else:
