@@ -79,6 +79,7 @@ settings = {{ steps = 6, window = 128, rows = 2, learning_rate = 1e-2 }}
 
 # a recipe that a user drops in: slow enough to be hit in the middle of a step
 SLOW = """
+import os
 import time
 from dataclasses import dataclass
 
