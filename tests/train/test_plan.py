@@ -1,0 +1,94 @@
+"""What a plan says, and what the FLOPs and the schedule of a run are."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from ptw.data.pack import PackedRow
+from ptw.errors import PtwError
+from ptw.evals.rows import dealt, empty, forward_of
+from ptw.ports.load import create
+from ptw.train.flops import peak, work_of
+from ptw.train.optimize import Schedule
+from ptw.train.plan import Plan, describe, differences, resolve
+from ptw.workspace.manifest import read
+
+
+def test_a_plan_is_json_both_ways(root: Path) -> None:
+    plan = resolve(read(root), "chat", {"learning_rate": "0.5"})
+    again = Plan.from_json(json.loads(json.dumps(plan.as_json())))
+    assert again == plan
+    assert again.settings["learning_rate"] == 0.5
+    assert set(again.datasets) == {"chats"}
+
+
+def test_a_dry_run_tells_all(root: Path) -> None:
+    text = describe(resolve(read(root), "chat", {"steps": "7"}))
+    for part in ("sft", "tiny", "chats.jsonl", "a local Ray", "learning_rate", "7  (--set)", "runs"):
+        assert part in text
+    assert not (root / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("nxt", {}, "no recipe named 'nxt'; did you mean 'next'"),
+        ("next", {"stepz": "3"}, "--set stepz=3: .* did you mean 'steps'"),
+        ("next", {"steps": "many"}, "--set steps=many: it must be an integer"),
+    ],
+)
+def test_what_is_not_there_is_refused(root: Path, name: str, overrides: dict[str, str], message: str) -> None:
+    with pytest.raises(PtwError, match=message):
+        resolve(read(root), name, overrides)
+
+
+def test_differences_name_what_changed_and_let_workers_change(root: Path) -> None:
+    old = resolve(read(root), "next", {})
+    assert differences(old, resolve(read(root), "next", {"steps": "3"})) == ["settings.steps: 30 -> 3"]
+    text = (
+        (root / "workspace.toml")
+        .read_text()
+        .replace('dataset = "views"\n[recipes.next.', 'dataset = "views"\ncluster = "pair"\n[recipes.next.')
+    )
+    (root / "workspace.toml").write_text(text)
+    new = resolve(read(root), "next", {})
+    assert new.cluster.workers == 2
+    assert differences(old, new) == []
+
+
+def test_flops_are_those_that_torch_counts() -> None:
+    config = {
+        "model_type": "llama",
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    loaded = create(config, None, seed=0)
+    work = work_of(loaded.module, loaded.hf_config)
+    row = dealt([PackedRow(*(empty(16).ids, empty(16).targets), (16,), ())], 0, 1)
+    forward = forward_of(row, torch.device("cpu"))
+    # the plain kernel is the one whose products torch counts
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        loaded.module(forward.ids_BT, forward.layout)
+    # it counts all pairs of a causal square, of which half are work
+    attention = 2 * work.attention * 16 * 16
+    assert work.step([(16,)], 0) / 3 == counter.get_total_flops() - attention
+    assert work.step([(8, 8)], 0) < work.step([(16,)], 0)
+    assert peak(torch.device("cpu"), "fp32") is None
+
+
+def test_a_schedule_rises_and_falls() -> None:
+    schedule = Schedule(1.0, "cosine", warmup=4)
+    rates = [schedule.at(step, 20) for step in range(20)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1, abs=0.02)
+    assert Schedule(1.0, "linear", 0).at(20, 20) == 0
+    assert Schedule(1.0, "constant", 0).at(10**6, None) == 1
