@@ -63,7 +63,7 @@ record_samples = true
 def main() -> None:
     draw = random.Random(SEED)
     with TemporaryDirectory() as folder:
-        ptw(Path(folder), "init", "kills", "--size", "400")
+        ptw(Path(folder), "init", "kills", "--size", "1000")
         root = Path(folder) / "kills"
         (root / "workspace.toml").write_text(TOML, encoding="utf-8")
         ptw(root, "train", "next-title")
@@ -71,7 +71,8 @@ def main() -> None:
         steps = len(curve(undisturbed))
         figures = [Figure("steps of a run", steps), Figure("samples of an epoch", len(samples(undisturbed)))]
         for victim in ("worker", "driver"):
-            at = sorted(draw.sample(range(2, steps - 2), KILLS))
+            # in the first half: workers that lost their driver go on for a moment, and must not be done by then
+            at = sorted(draw.sample(range(2, steps // 2), KILLS))
             killed = [killed_run(root, victim, step) for step in at]
             figures += compared(undisturbed, killed, f"{victim} killed after steps {at}")
     publish("kill_resume", f"two workers; SIGKILL; {KILLS} runs each; fp32 losses, step by step", figures)
