@@ -71,7 +71,7 @@ def main() -> None:
         steps = len(curve(undisturbed))
         figures = [Figure("steps of a run", steps), Figure("samples of an epoch", len(samples(undisturbed)))]
         for victim in ("worker", "driver"):
-            # in the first half: workers that lost their driver go on for a moment, and must not be done by then
+            # in the first half: workers that lost their driver go on for a moment
             at = sorted(draw.sample(range(2, steps // 2), KILLS))
             killed = [killed_run(root, victim, step) for step in at]
             figures += compared(undisturbed, killed, f"{victim} killed after steps {at}")

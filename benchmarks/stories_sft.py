@@ -38,7 +38,7 @@ eval_dataset = "held-out"
 [recipes.chat-sft.settings]
 steps = 300
 learning_rate = 1e-3
-window = 2048
+window = 512
 """
 
 
