@@ -31,9 +31,9 @@ def held(folder: Path, who: Who, timeout_seconds: float = 1.0) -> Iterator[None]
         os.close(descriptor)
 
 
-def is_held(folder: Path) -> bool:
-    """Whether a driver or a worker is at work there."""
-    for who in BOTH:
+def is_held(folder: Path, *whose: Who) -> bool:
+    """Whether a driver or a worker is at work there, or one of these."""
+    for who in whose or BOTH:
         if not _file(folder, who).exists():
             continue
         descriptor = os.open(_file(folder, who), os.O_RDONLY)

@@ -37,7 +37,11 @@ def train(workspace: Workspace, recipe: str, overrides: Mapping[str, str], resum
     folder = found.folder
     with lock.held(folder, "driver"):
         plan = dataclasses.replace(
-            Plan.from_json(found.plan), folder=folder, launch=secrets.token_hex(8), threads=None
+            Plan.from_json(found.plan),
+            folder=folder,
+            launch=secrets.token_hex(8),
+            host=socket.gethostname(),
+            threads=None,
         )
         (folder / worker.STOP).unlink(missing_ok=True)
         record.change(folder, state="running", message=None, plan=plan.as_json())

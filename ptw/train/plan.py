@@ -14,7 +14,7 @@ from ptw.workspace.problem import hint_of
 
 LOCAL = ClusterEntry("local")
 # what may differ when a run goes on: where it trains changes no number but by rounding
-FREE = ("root", "folder", "cluster", "overrides", "threads", "launch")
+FREE = ("root", "folder", "cluster", "overrides", "threads", "launch", "host")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Plan:
     folder: Path | None = None  # of the run, once it has one
     threads: int | None = None  # a worker's; None leaves it to torch
     launch: str = ""  # which launch of the run this is, where workers may be started again
+    host: str = ""  # where its driver is
 
     def workspace(self) -> Workspace:
         """The part of the workspace that this plan speaks of."""

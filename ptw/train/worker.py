@@ -6,6 +6,7 @@ Without Ray: `python -m ptw.train.worker PLAN.json`, also behind torchrun.
 import dataclasses
 import json
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -58,9 +59,15 @@ def work(plan: Plan, stopping: Callable[[], bool] = lambda: False) -> None:
 
 def _train(plan: Plan, group: Group, stopping: Callable[[], bool]) -> None:
     recipe = rooms.load(plan.file)
-    stop = plan.run_folder() / STOP
-    run = Run(plan, group, lambda: stopping() or (group.first and stop.exists()))
+    run = Run(plan, group, lambda: stopping() or (group.first and _is_asked_to_stop(plan)))
     recipe.train(run, recipe.Settings(**plan.settings))
+
+
+def _is_asked_to_stop(plan: Plan) -> bool:
+    """By the file, or because the driver on this machine was killed: Ray takes seconds to notice that."""
+    folder = plan.run_folder()
+    orphaned = plan.host == socket.gethostname() and not lock.is_held(folder, "driver")
+    return orphaned or (folder / STOP).exists()
 
 
 def _end(plan: Plan, group: Group, state: str, message: str | None) -> None:
@@ -111,10 +118,10 @@ def main(path: Path) -> int:
                 folder = record.create(plan.root, plan.recipe, plan=plan.as_json(), **facts).folder
             else:
                 folder = plan.folder
-            placed = dataclasses.replace(plan, folder=folder)
+            placed = dataclasses.replace(plan, folder=folder, host="")
             record.change(folder, state="running", message=None, plan=placed.as_json())
             (folder / STOP).unlink(missing_ok=True)
-        plan = dataclasses.replace(plan, folder=group.shared(folder))
+        plan = dataclasses.replace(plan, folder=group.shared(folder), host="")
         try:
             work(plan, stopping)
         except PtwError as error:
