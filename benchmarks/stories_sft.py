@@ -36,7 +36,7 @@ dataset = "chats"
 eval_dataset = "held-out"
 
 [recipes.chat-sft.settings]
-steps = 300
+epochs = 2
 learning_rate = 1e-3
 window = 512
 """
