@@ -18,8 +18,8 @@ name = "beauty"
 
 [models.decoder.config]
 model_type = "llama"
-hidden_size = 64
-intermediate_size = 128
+hidden_size = 128
+intermediate_size = 256
 num_hidden_layers = 2
 num_attention_heads = 2
 num_key_value_heads = 2
@@ -42,7 +42,7 @@ tokenizer = "items"
 dataset = "users"
 
 [recipes.next-item.settings]
-epochs = 12
+epochs = 10
 window = 512
 rows = 4
 learning_rate = 1e-3
