@@ -10,6 +10,7 @@ NAMES = (
     "step_vs_hf",
     "stories_sft",
     "kill_resume",
+    "vllm_loads",
     "beauty",
 )
 
