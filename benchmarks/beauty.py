@@ -7,6 +7,7 @@ chosen on validation NDCG@10. One seed.
 
 import json
 import time
+import tomllib
 from pathlib import Path
 
 from benchmarks.report import Figure, publish, real_data, two_threads
@@ -72,7 +73,12 @@ def main() -> None:
         Figure("users", users),
         Figure("training, with the validation of each epoch", took / 60, "min"),
     ]
-    about = "a llama of 2 layers of 64, full softmax over all items, 12 epochs, best on validation; one seed"
+    declared = tomllib.loads(TOML)
+    shape, settings = declared["models"]["decoder"]["config"], declared["recipes"]["next-item"]["settings"]
+    about = (
+        f"a llama of {shape['num_hidden_layers']} layers of {shape['hidden_size']}, full softmax over all "
+        f"items, the best of {settings['epochs']} epochs on validation NDCG@10; one seed"
+    )
     publish("beauty", about, figures)
 
 

@@ -282,8 +282,10 @@ class Run:
     def _tell_refused(self) -> None:
         count = self._feed.stream.refused_count
         if count:
-            shown = "; ".join(f"{place}: {reason}" for place, reason in self._feed.stream.refused[:3])
-            self.ledger.say(f"{count} rows of {self.plan.dataset} were not used: {shown}", refused=count)
+            place, reason = self._feed.stream.refused[0]
+            rows = "1 row" if count == 1 else f"{count} rows"
+            text = f"{rows} of {self.plan.dataset} not used, first {place}: {reason}"
+            self.ledger.say(text, refused=count)
 
 
 def _demand_positive(**values: int) -> None:
