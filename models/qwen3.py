@@ -49,6 +49,11 @@ class Config:
         )
         first = values.get("max_window_layers", 28) if window is not None else layers
         layer_types = values.get("layer_types") or [FULL] * first + [SLIDING] * (layers - first)
+        if len(layer_types) < layers or not set(layer_types) <= {FULL, SLIDING}:
+            raise PtwError(
+                f"config.json: layer_types = {layer_types!r}: "
+                f"it needs {layers} entries of {FULL!r} and {SLIDING!r}"
+            )
         if SLIDING in layer_types and window is None:
             raise PtwError(
                 f"config.json: layer_types has {SLIDING!r}, but no window is in force: "

@@ -36,6 +36,7 @@ INERT = frozenset(
         "forced_eos_token_id",
         "id2label",
         "initializer_range",
+        "is_llama_config",
         "label2id",
         "length_penalty",
         "max_length",
@@ -68,13 +69,19 @@ INERT = frozenset(
         "top_p",
         "torch_dtype",
         "torchscript",
+        "transformers.js_config",
         "transformers_version",
         "typical_p",
         "use_bfloat16",
         "use_cache",
     }
 )
-ABSENT: dict[str, Any] = {"is_decoder": False, "is_encoder_decoder": False, "attention_dropout": 0.0}
+ABSENT: dict[str, Any] = {
+    "is_decoder": False,
+    "is_encoder_decoder": False,
+    "attention_dropout": 0.0,
+    "rope_interleaved": False,
+}
 
 
 def read_config(
@@ -106,7 +113,31 @@ def read_config(
                 '`port = "hf"` in workspace.toml takes Hugging Face\'s own class instead'
             )
     taken = {key: _frozen(values[key]) for key in names & set(values) if key not in derived}
-    return config_class(**taken, **derived)
+    fields = {**taken, **derived}
+    for field in dataclasses.fields(config_class):
+        if field.name in fields and (expected := _fault(fields[field.name], str(field.type))):
+            raise PtwError(f"config.json: {field.name} = {fields[field.name]!r}: it must be {expected}")
+    heads, keys = fields.get("num_attention_heads"), fields.get("num_key_value_heads")
+    if heads and keys and heads % keys:
+        raise PtwError(
+            f"config.json: num_attention_heads = {heads} is no multiple of num_key_value_heads = {keys}"
+        )
+    return config_class(**fields)
+
+
+def _fault(value: Any, annotation: str) -> str | None:
+    """What a field of this annotation must be, where the value isn't; sizes are positive."""
+    kinds = annotation.split(" | ")
+    if value is None and "None" in kinds:
+        return None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kinds[0] == "int" and not (is_number and isinstance(value, int) and value > 0):
+        return "an integer above 0"
+    if kinds[0] == "float" and not is_number:
+        return "a number"
+    if kinds[0] == "bool" and not isinstance(value, bool):
+        return "true or false"
+    return None
 
 
 def _frozen(value: Any) -> Any:

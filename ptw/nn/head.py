@@ -39,7 +39,8 @@ def linear_cross_entropy(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor
     if hidden_MD.is_cuda and len(targets_M) and (liger := _liger()) is not None:
         loss: Tensor = liger(hidden_MD, weight_VD[:vocabulary], targets_M, reduction="sum")
         return loss
-    total: Tensor = _ChunkedCrossEntropy.apply(hidden_MD, weight_VD, targets_M, vocabulary)
+    learning = torch.is_grad_enabled()
+    total: Tensor = _ChunkedCrossEntropy.apply(hidden_MD, weight_VD, targets_M, vocabulary, learning)
     return total
 
 
@@ -47,11 +48,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Gradients are made with the loss, chunk by chunk, so that no logits are kept or computed again."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, vocabulary: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, vocabulary: int, learning: bool
+    ) -> Tensor:
         weight = weight_VD[:vocabulary]
-        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        # torch asks for gradients under no_grad too
+        wants_hidden, wants_weight = (learning and needed for needed in ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden_MD) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight_VD) if wants_weight else None
+        # a sum over many chunks: in bf16 each addition would round it
+        wide = torch.promote_types(weight_VD.dtype, torch.float32)
+        grad_weight = torch.zeros_like(weight_VD, dtype=wide) if wants_weight else None
         total = hidden_MD.new_zeros(()).float()
         rows = max(1, CHUNK_ELEMENTS // vocabulary)
         for start in range(0, len(targets_M), rows):
@@ -67,12 +73,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 if grad_hidden is not None:
                     grad_hidden[start : start + rows] = grad @ weight
                 if grad_weight is not None:
-                    grad_weight[:vocabulary].addmm_(grad.T, hidden.to(weight.dtype))
-        ctx.save_for_backward(grad_hidden, grad_weight)
+                    _add_product(grad_weight[:vocabulary], grad.T, hidden.to(weight.dtype))
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         return total
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = upstream[0]
         return (
@@ -80,7 +86,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if grad_weight is None else grad_weight * scale.to(grad_weight.dtype),
             None,
             None,
+            None,
         )
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, in the dtype of the total."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total.add_(left @ right)
 
 
 @once

@@ -48,6 +48,12 @@ class RopeConfig:
             given["original_max_position_embeddings"] = (
                 outside or given.get("original_max_position_embeddings") or max_positions
             )
+        if missing := [key for key in REQUIRED.get(rope_type, ()) if given.get(key) is None]:
+            raise PtwError(f"config.json: rope_parameters of type {rope_type!r} need {', '.join(missing)}")
+        if width % 2:
+            raise PtwError(
+                f"config.json: head_dim = {width}: rotary positions turn pairs, so it must be even"
+            )
         for key, value in given.items():
             if (
                 key not in KEYS[rope_type]
@@ -218,12 +224,19 @@ FREQUENCIES: dict[str, Callable[[RopeConfig, int], tuple[Tensor, float]]] = {
     "llama3": _llama3,
     "proportional": _proportional,
 }
+REQUIRED = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "longrope": ("short_factor", "long_factor"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
 _CONTEXT = {"factor", "original_max_position_embeddings"}
 KEYS: dict[str, set[str]] = {
     "default": set(),
     "linear": {"factor"},
-    "dynamic": {"factor"},
-    "yarn": _CONTEXT | {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"},
+    "dynamic": {"factor", "original_max_position_embeddings"},  # the latter is not read, nor is it by HF
+    "yarn": _CONTEXT
+    | {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "finetuned"},
     "longrope": _CONTEXT | {"attention_factor", "long_factor", "short_factor"},
     "llama3": _CONTEXT | {"low_freq_factor", "high_freq_factor"},
     "proportional": {"factor", "partial_rotary_factor"},

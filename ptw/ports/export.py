@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -41,7 +42,7 @@ def export(
         write_checkpoint(loaded, aside, state=state, shard_bytes=shard_bytes)
         aside.chmod(0o755)
         aside.replace(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise PtwError(f"{folder}: could not be written: {error}; nothing was left behind") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

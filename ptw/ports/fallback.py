@@ -104,5 +104,5 @@ def _assert_plain_head(model: ReferenceModel, folder: Path) -> None:
     if not torch.allclose(ours.float(), theirs[..., : ours.shape[-1]].float(), rtol=1e-3, atol=1e-3):
         raise PtwError(
             f"{folder}: this family changes its logits after the head (a cap, a scale or a bias), "
-            "which can't be done without a port; `ptw add-model` makes one"
+            "which needs a port: add models/<model_type>.py"
         )

@@ -14,8 +14,7 @@ from ptw.errors import PtwError
 from ptw.ports.checkpoint import Checkpoint, open_checkpoint
 from ptw.ports.port import Port, configure, find_port
 from ptw.ports.weights import Absent, Operator, Tied
-
-WITHOUT_PORT = "hf"  # `port = "hf"`: Hugging Face's own class although there is a port
+from ptw.workspace import rooms
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,10 @@ def create(
     """A model from scratch: matrices normal by the configuration's `initializer_range`, biases 0, norms 1."""
     found = find_port(root, hf_config["model_type"])
     if found is None:
+        known = ", ".join(rooms.files(root, "models"))
         raise PtwError(
-            f"models: model_type = {hf_config['model_type']!r} has no port; a model from scratch needs one: "
-            "`ptw verify` lists the ports"
+            f"models: model_type = {hf_config['model_type']!r} has no port, and from scratch needs one; "
+            f"there are {known}"
         )
     config = configure(found, hf_config)
     module = _empty(found, config, dtype, device)
@@ -127,7 +127,7 @@ def to_hf(operators: list[Operator], state: Mapping[str, Tensor]) -> Iterator[tu
 
 
 def _port_for(root: Path | None, name: str) -> Port | None:
-    return None if name == WITHOUT_PORT else find_port(root, name)
+    return None if name == rooms.WITHOUT_PORT else find_port(root, name)
 
 
 def _empty(port: Port, config: Any, dtype: torch.dtype, device: torch.device | str) -> nn.Module:

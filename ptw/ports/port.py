@@ -44,7 +44,7 @@ def configure(port: Port, hf_config: Mapping[str, Any]) -> Any:
     """The port's Config of a config.json's values; PtwError names what the port does not implement."""
     try:
         return port.Config.from_hf(dict(hf_config))
-    except (TypeError, ValueError, ZeroDivisionError, KeyError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise PtwError(
             f"{port.file}: config.json does not describe a {port.model_type} model: {error!r}"
         ) from error

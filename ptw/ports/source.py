@@ -14,7 +14,7 @@ def resolve(hf: str, revision: str | None, root: Path) -> Path:
 
     PtwError if neither the folder nor the snapshot is there.
     """
-    folder = (root / hf).expanduser()
+    folder = root / hf
     if folder.is_dir():
         return folder
     if revision is None:

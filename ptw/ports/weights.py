@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ptw.errors import PtwError
 from ptw.nn.head import padded_rows
 
 
@@ -82,6 +83,11 @@ class PadVocabulary:
 
     def from_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         (table,) = tensors
+        if len(table) != self.vocabulary:
+            raise PtwError(
+                f"config.json: vocab_size = {self.vocabulary}, but {self.name} has {len(table)} rows; "
+                "correct the one that is wrong"
+            )
         padding = table.new_zeros(padded_rows(self.vocabulary) - len(table), *table.shape[1:])
         return [torch.cat([table, padding]) if len(padding) else table]
 

@@ -26,6 +26,21 @@ REFUSED_EVENTS = (
     "pty.",
     "subprocess.",
 )
+CHANGING_EVENTS = {
+    f"os.{name}"
+    for name in (
+        "chmod",
+        "chown",
+        "link",
+        "mkdir",
+        "remove",
+        "rename",
+        "rmdir",
+        "symlink",
+        "truncate",
+        "utime",
+    )
+}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 
 
@@ -59,7 +74,11 @@ def _close(folders: dict[str, str]) -> None:
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event.startswith(REFUSED_EVENTS):
             raise PermissionError(f"a port can't do this: {event}")
-        if event != "open" or not isinstance(arguments[0], str | bytes):
+        if event in CHANGING_EVENTS:
+            paths = [os.path.realpath(os.fsdecode(part)) for part in arguments if not _is_number(part)]
+            if not all(path.startswith(writable) for path in paths):
+                raise PermissionError(f"a port can't do this: {event} {paths}")
+        if event != "open" or _is_number(arguments[0]):
             return
         path = os.path.realpath(os.fsdecode(arguments[0]))
         if any(f"/{name}/" in path for name in REFUSED_MODULES):
@@ -69,3 +88,8 @@ def _close(folders: dict[str, str]) -> None:
             raise PermissionError(f"a port can't write {path}")
 
     sys.addaudithook(refuse)
+
+
+def _is_number(value: object) -> bool:
+    """A file descriptor, a mode, or none: no path."""
+    return value is None or isinstance(value, int | float)

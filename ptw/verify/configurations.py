@@ -51,7 +51,7 @@ ODD_SIZES: Values = PLAIN_SIZES | {
     "head_dim": 22,
 }
 ROPE: dict[str, Values] = {
-    "linear": {"factor": 3.0},
+    "linear": {"factor": 3.0, "rope_theta": 5000.0},  # spelt as older checkpoints do, the base outside
     "dynamic": {"factor": 4.0},
     "yarn": {"factor": 4.0, "original_max_position_embeddings": CONTEXT},
     "yarn-wide": {"factor": 4.0, "original_max_position_embeddings": WIDE_CONTEXT, "truncate": False},

@@ -77,11 +77,19 @@ def model_problems(document: Document, name: str, entry: Entry) -> Iterator[Prob
     yield from places.checkpoint_problems(document, path, entry, places.model_folder_fault)
     port = text_of(entry, "port")
     ports = list(rooms.files(document.root, "models"))
-    if port is not None and port not in ports:
-        hint = hint_of(port, ports, "ports")
+    if port is not None and port not in (*ports, rooms.WITHOUT_PORT):
+        hint = hint_of(port, [*ports, rooms.WITHOUT_PORT], "ports")
         yield document.problem((*path, "port"), port, "there is no such file in models/", hint)
     config = entry.get("config")
     if isinstance(config, dict):
+        model_type = text_of(config, "model_type")
+        if port is not None and port != model_type:
+            hint = "remove the line: a model from scratch has the port of its model_type"
+            yield document.problem((*path, "port"), port, "only a checkpoint may name another port", hint)
+        if model_type is not None and model_type not in ports:
+            hint = hint_of(model_type, ports, "ports")
+            message = "there is no such port, and a model from scratch needs one"
+            yield document.problem((*path, "config", "model_type"), model_type, message, hint)
         yield from plain_problems(document, (*path, "config"), config)
         if "vocab_size" in config:
             where, value = (*path, "config", "vocab_size"), config["vocab_size"]

@@ -14,6 +14,7 @@ import ptw
 from ptw.errors import PtwError
 
 ROOMS = ("models", "recipes", "verifiers")
+WITHOUT_PORT = "hf"  # `port = "hf"`: Hugging Face's own class although there is a port
 
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 WORDS = {"int": "an integer", "float": "a finite number", "str": "a string", "bool": "true or false"}

@@ -2,7 +2,9 @@
 
 import errno
 import json
+import resource
 import shutil
+import signal
 
 import pytest
 import torch
@@ -187,3 +189,54 @@ def test_a_model_from_scratch_depends_on_its_seed_only():
     assert not torch.equal(logits(first), logits(other))
     assert first.model.embed_tokens.weight[101:].abs().max() == 0
     assert abs(first.model.layers[0].mlp.up_proj.weight.std().item() - 0.02) < 0.002
+
+
+@pytest.mark.parametrize("rows", [100, 102, 128])
+def test_a_table_of_another_size_than_the_vocabulary_is_an_error(copy, rows):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "vocab_size": rows}))
+    with pytest.raises(PtwError, match=f"vocab_size = {rows}, but .* has 101 rows"):
+        load(copy, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("num_hidden_layers", "2", "num_hidden_layers|does not describe"),
+        ("hidden_size", 48.0, "hidden_size|does not describe"),
+        ("rms_norm_eps", "1e-6", "rms_norm_eps = '1e-6': it must be a number"),
+        ("num_key_value_heads", 3, "no multiple of num_key_value_heads = 3"),
+        ("head_dim", 7, "must be even"),
+        ("rope_scaling", {"type": "linear"}, "need factor"),
+    ],
+)
+def test_a_value_that_describes_no_model_is_named(copy, key, value, message):
+    config = json.loads((copy / "config.json").read_text())
+    config.pop("rope_parameters")
+    (copy / "config.json").write_text(json.dumps({**config, key: value}))
+    with pytest.raises(PtwError, match=message):
+        load(copy, None)
+
+
+def test_what_the_hub_adds_to_a_llama_and_nothing_reads_is_no_fault(copy):
+    config = json.loads((copy / "config.json").read_text())
+    extra = {"rope_interleaved": False, "transformers.js_config": {"dtype": "q4"}, "is_llama_config": True}
+    (copy / "config.json").write_text(json.dumps({**config, **extra}))
+    load(copy, None)
+    (copy / "config.json").write_text(json.dumps({**config, "rope_interleaved": True}))
+    with pytest.raises(PtwError, match="rope_interleaved"):
+        load(copy, None)
+
+
+def test_a_disk_that_fills_while_exporting_leaves_nothing(checkpoint, tmp_path):
+    loaded = load(checkpoint, None)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        with pytest.raises(PtwError, match="could not be written"):
+            export(loaded, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
