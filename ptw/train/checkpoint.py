@@ -119,11 +119,11 @@ def _write(
     """This worker's files; what went wrong, if anything did."""
     try:
         model_state, optimizer_state = get_state_dict(module, optimizer)
-        if group.first:
-            torch.save(dict(state), aside / STATE)
         tensors = {"model": model_state, "optimizer": optimizer_state}
         with _alone() as alone:
             distributed_checkpoint.save(tensors, storage_writer=FileSystemWriter(aside), no_dist=alone)
+        if group.first:  # after what all write together: the others would wait for it if this failed
+            torch.save(dict(state), aside / STATE)
     except (OSError, RuntimeError, CheckpointException) as error:
         return _reason(error)
     return None

@@ -108,3 +108,25 @@ def test_what_a_killed_save_left_is_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path, ALONE, print) == good
     checkpoint.save(tmp_path, 2, module, optimizer, {}, ALONE)
     assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_the_state_is_written_after_what_all_workers_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that leaves before the collective save lets the others wait in it."""
+    called: list[str] = []
+    write = checkpoint.distributed_checkpoint.save
+
+    def save(*arguments: object, **named: object) -> None:
+        called.append("together")
+        write(*arguments, **named)
+
+    def fail(*_: object) -> None:
+        called.append("alone")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.distributed_checkpoint, "save", save)
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(PtwError, match="the disk is full"):
+        checkpoint.save(tmp_path, 1, *toy(0), {}, ALONE)
+    assert called == ["together", "alone"]
