@@ -1,20 +1,29 @@
 """How do the lines of metrics.jsonl and its like survive a crash? Written whole, and cut on resume."""
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ptw.errors import PtwError
+
 Line = dict[str, Any]
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
-    """One line, in one write: a reader sees all of it or nothing."""
+    """One line, in one write: a reader sees all of it or nothing. PtwError when it cannot be written."""
     data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, data)
+        written = os.write(descriptor, data)
+        if written < len(data):  # a disk that fills takes a part
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        hint = "make room, then go on with --resume"
+        raise PtwError(f"{path}: cannot be written: {error.strerror}; {hint}") from error
     finally:
         os.close(descriptor)
 
