@@ -13,8 +13,9 @@ from ptw.workspace.manifest import ClusterEntry, DatasetEntry, ModelEntry, Token
 from ptw.workspace.problem import hint_of
 
 LOCAL = ClusterEntry("local")
-# what may differ when a run goes on: where it trains changes no number but by rounding
-FREE = ("root", "folder", "cluster", "overrides", "threads", "launch", "host")
+# what may differ when a run goes on: where it trains changes no number but by rounding, and the recipe's
+# content is held by its digest, wherever the file lies
+FREE = ("root", "file", "folder", "cluster", "overrides", "threads", "launch", "host")
 
 
 @dataclass(frozen=True)

@@ -92,3 +92,9 @@ def test_a_schedule_rises_and_falls() -> None:
     assert rates[-1] == pytest.approx(0.1, abs=0.02)
     assert Schedule(1.0, "linear", 0).at(20, 20) == 0
     assert Schedule(1.0, "constant", 0).at(10**6, None) == 1
+
+
+def test_a_workspace_may_move_before_its_run_goes_on(root: Path) -> None:
+    old = resolve(read(root), "next", {})
+    moved = root.rename(root.with_name("elsewhere"))
+    assert differences(old, resolve(read(moved), "next", {})) == []
