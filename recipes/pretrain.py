@@ -61,8 +61,8 @@ def measure(run: Run, model: nn.Module, keep_best: bool) -> None:
     """Next-item ranking where events were held out, the held-out loss where there is an eval_dataset."""
     if run.holds_out:
         run.log(held_out_loss=run.held_out_loss(model))
-    if run.ranks:
-        ranking = run.held_out_ranking(model)
+    ranking = run.held_out_ranking(model) if run.ranks else {}
+    if ranking:
         run.log(**ranking)
-        if keep_best:
-            run.keep_best(model, ranking, "validation_ndcg@10")
+    if keep_best:
+        run.keep_best(model, ranking, "validation_ndcg@10")

@@ -10,7 +10,9 @@ from ptw.errors import PtwError
 from ptw.workspace.manifest import DatasetEntry
 
 
-def fit(sample: Sample, dataset: DatasetEntry, window: int) -> tuple[Sequence[Sample], str | None]:
+def fit(
+    sample: Sample, dataset: DatasetEntry, window: int, bos_id: int | None
+) -> tuple[Sequence[Sample], str | None]:
     """The sample's parts of at most `window` ids, and why it is refused, where it is.
 
     `split` keeps every id once; `truncate` the first ids, of events the newest. PtwError: too_long = "error".
@@ -23,7 +25,7 @@ def fit(sample: Sample, dataset: DatasetEntry, window: int) -> tuple[Sequence[Sa
     if dataset.too_long == "split":
         return _split(sample, window), None
     if dataset.too_long == "truncate":
-        cut = _newest(sample, window) if dataset.format == "event" else _first(sample, window)
+        cut = _newest(sample, window, bos_id) if dataset.format == "event" else _first(sample, window)
         return (
             ((cut,), None)
             if cut.learn[1:].any()
@@ -42,9 +44,12 @@ def _first(sample: Sample, window: int) -> Sample:
     return replace(sample, ids=sample.ids[:window], learn=sample.learn[:window])
 
 
-def _newest(sample: Sample, window: int) -> Sample:
-    """The first id begins the sequence and stays."""
-    keep = np.r_[0, len(sample.ids) - window + 1 : len(sample.ids)]
+def _newest(sample: Sample, window: int, bos_id: int | None) -> Sample:
+    """The id that begins the sequence stays, where there is one."""
+    begin = len(sample.ids) - window
+    keep = np.arange(begin, len(sample.ids))
+    if sample.ids[0] == bos_id:
+        keep[0] = 0
     return replace(sample, ids=sample.ids[keep], learn=sample.learn[keep])
 
 

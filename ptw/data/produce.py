@@ -165,7 +165,8 @@ class _Producer:
 
     def _samples(self, row: Row) -> tuple[Sequence[Sample], str | None]:
         sample = render(row, self._source.dataset, self._source.tokenizer)
-        return fit(sample, self._source.dataset, self._source.window)
+        bos_id = self._source.tokenizer.bos_id
+        return fit(sample, self._source.dataset, self._source.window, bos_id)
 
     def _hold(self, block: _OpenBlock, key: Key) -> None:
         self._block_of[key] = self._blocks.setdefault(block.start, block)

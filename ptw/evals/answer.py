@@ -16,10 +16,13 @@ def answer(
     tokenizer = opened.tokenizer
     if tokenizer is None:
         raise PtwError(f"{name}: no tokenizer is known for it; name a run, or add one to its folder")
-    if tokenizer.hf.chat_template:
+    chats = opened.format == "chat" or (opened.format is None and tokenizer.hf.chat_template)
+    if chats:
         ids = tokenizer.chat([{"role": "user", "content": prompt}], prompt=True)
     else:
         ids = tokenizer.encode(prompt, special=True)
+        if tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
+            ids = [tokenizer.bos_id, *ids]  # as every text and every sequence of events began in training
     if not ids:
         raise PtwError("the prompt is empty: nothing to go on from")
     items = sorted(set(range(tokenizer.size)) - (tokenizer.special_ids - tokenizer.stop_ids))

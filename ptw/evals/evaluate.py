@@ -21,7 +21,8 @@ def evaluate(workspace: Workspace, name: str, dataset: str | None = None) -> dic
     entry = _dataset(workspace, opened, dataset)
     if opened.tokenizer is None:
         raise PtwError(f"{name}: no tokenizer is known for it; evaluate a run, or add one to its folder")
-    window = opened.window or WINDOW
+    positions = opened.loaded.hf_config.get("max_position_embeddings") or WINDOW
+    window = opened.window or min(WINDOW, positions)
     device = next(opened.loaded.module.parameters()).device
     if entry.format == "event":
         split_of(entry)  # refuses what was not held out

@@ -18,13 +18,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 @dataclass(frozen=True)
 class Opened:
-    """A model ready to compute. `dataset` and `window` are the run's, where it is one."""
+    """A model ready to compute. `dataset`, its `format` and `window` are the run's, where it is one."""
 
     name: str
     loaded: Loaded
     tokenizer: Tokenizer | None
     dataset: str | None = None
     window: int | None = None
+    format: str | None = None
 
 
 def open_named(workspace: Workspace, name: str) -> Opened:
@@ -71,6 +72,7 @@ def _open_run(workspace: Workspace, record: RunRecord) -> Opened:
         tokenizer=tokenizer,
         dataset=record.plan["eval_dataset"] or record.plan["dataset"],
         window=window if isinstance(window, int) else None,
+        format=record.plan["datasets"][record.plan["dataset"]]["format"],
     )
 
 

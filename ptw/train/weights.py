@@ -1,5 +1,6 @@
 """Where do a run's weights come from, which are kept, and where do they go?"""
 
+import json
 import math
 import shutil
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from ptw.ports.load import Loaded, create, load
 from ptw.ports.source import resolve
 from ptw.runs.record import MODEL
 from ptw.tokens.tokenizer import Tokenizer
+from ptw.train import checkpoint
 from ptw.train.group import Group
 from ptw.train.parallel import full_state
 from ptw.train.plan import Plan
@@ -70,24 +72,43 @@ def keep(run: "Run", score: float) -> Best:
 
 
 def forget(run_folder: Path, best: Best, group: Group) -> None:
-    """Once a checkpoint names the best, the ones before it go."""
-    if group.first:
-        for folder in run_folder.glob(f"{BEST}*"):
-            if folder.name != best.folder:
-                shutil.rmtree(folder, ignore_errors=True)
+    """Models go that neither the run nor one of its checkpoints can call the best."""
+    if not group.first:
+        return
+    folders = sorted(run_folder.glob(f"{BEST}*"))
+    named = {best.folder}
+    for saved in checkpoint.complete(run_folder):
+        newest = f"{BEST}{checkpoint.step_of(saved):08d}"
+        # the last until then; one measured at that very step may have come after the checkpoint
+        named |= {folder.name for folder in [f for f in folders if f.name <= newest][-2:]}
+    for folder in folders:
+        if folder.name not in named:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def publish(run: "Run") -> None:
     """The best model, or the model as it is now, becomes the run's model."""
     target = run.plan.run_folder() / MODEL
     best = None if run.best.folder is None else run.plan.run_folder() / run.best.folder
-    if best is None or not run.group.shared(best.is_dir()):
+    if best is None:
         _write(run, target)
-    elif run.group.first:
-        shutil.rmtree(target, ignore_errors=True)
-        best.rename(target)
-    forget(run.plan.run_folder(), Best(), run.group)
+    elif run.group.shared(best.is_dir()):
+        if run.group.first:
+            shutil.rmtree(target, ignore_errors=True)
+            best.rename(target)
+    elif not run.group.shared(target.is_dir()):  # it is published already where a run ended right after that
+        raise PtwError(f"{best}: the best model is gone; copy it back, or start a new run")
+    if run.group.first:
+        for folder in run.plan.run_folder().glob(f"{BEST}*"):
+            shutil.rmtree(folder, ignore_errors=True)
     run.group.wait()
+
+
+def _write_generation_config(tokenizer: Tokenizer, folder: Path) -> None:
+    """Where transformers and vLLM look for the ids that end an answer: a turn ends before the text does."""
+    ids = {"bos": tokenizer.bos_id, "pad": tokenizer.pad_id, "eos": sorted(tokenizer.stop_ids) or None}
+    values = {f"{name}_token_id": value for name, value in ids.items() if value is not None}
+    (folder / "generation_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _write(run: "Run", folder: Path) -> None:
@@ -104,6 +125,7 @@ def _write(run: "Run", folder: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
             export(run.loaded, aside, state=state)
             run.tokenizer.save(aside)
+            _write_generation_config(run.tokenizer, aside)
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
         except (OSError, PtwError) as error:
