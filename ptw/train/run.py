@@ -227,7 +227,6 @@ class Run:
             if self.group.rank < len(state["random"]):
                 restore_random(state["random"][self.group.rank])
         self.ledger.cut(self.steps_done)
-        self.ledger.start(self.plan.launch, self.steps_done)
 
     def _save_checkpoint(self) -> None:
         state = {

@@ -19,7 +19,9 @@ import torch
 
 from ptw.errors import PtwError
 from ptw.runs import lock, origin, record
+from ptw.train import checkpoint
 from ptw.train.group import Group, joined
+from ptw.train.ledger import Ledger
 from ptw.train.plan import Plan
 from ptw.train.run import Run, Stopped
 from ptw.workspace import rooms
@@ -58,6 +60,9 @@ def work(plan: Plan, stopping: Callable[[], bool] = lambda: False) -> None:
 
 
 def _train(plan: Plan, group: Group, stopping: Callable[[], bool]) -> None:
+    # counted before anything can be lost: also what dies while it loads the model is not tried for ever
+    saved = group.shared(checkpoint.complete(plan.run_folder()))
+    Ledger(plan.run_folder(), group).start(plan.launch, checkpoint.step_of(saved[-1]) if saved else 0)
     recipe = rooms.load(plan.file)
     run = Run(plan, group, lambda: stopping() or (group.first and _is_asked_to_stop(plan)))
     recipe.train(run, recipe.Settings(**plan.settings))

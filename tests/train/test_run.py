@@ -1,5 +1,6 @@
 """One worker: the curve, what is written down, and what a resumed run does again."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -14,6 +15,7 @@ from ptw.evals.rows import forward_of
 from ptw.runs import record
 from ptw.runs.open import open_named
 from ptw.train.group import Group
+from ptw.train.ledger import STARTS_IN_VAIN
 from ptw.train.run import Run
 from ptw.workspace.manifest import read
 from tests.train.conftest import curve_of, make_workspace, planned, samples_of, steps_of, trained
@@ -163,3 +165,17 @@ def test_a_fault_of_the_recipe_names_its_line(root: Path) -> None:
 def test_settings_that_cannot_be_are_refused(root: Path, change: dict[str, int], message: str) -> None:
     with pytest.raises(PtwError, match=message):
         trained(planned(root, **change))
+
+
+def test_a_worker_lost_while_it_loads_is_not_started_for_ever(root: Path) -> None:
+    recipe = root / "recipes" / "slow.py"
+    recipe.write_text(
+        recipe.read_text().replace("    model, optimizer =", "    raise KeyboardInterrupt\n    _ =")
+    )
+    plan = dataclasses.replace(planned(root), launch="one")
+    for _ in range(STARTS_IN_VAIN):
+        with pytest.raises(KeyboardInterrupt):  # not caught, as a kill is not
+            trained(plan)
+    with pytest.raises(PtwError, match="lost 5 times after step 0"):
+        trained(plan)
+    assert record.read(plan.run_folder()).state == "failed"
