@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -178,11 +178,13 @@ class Run:
 
     def held_out_loss(self, model: nn.Module) -> float:
         """Mean loss of a token of `eval_dataset`; NaN without one."""
-        return held_out.loss(self, model)
+        with self._off_the_clock():
+            return held_out.loss(self, model)
 
     def held_out_ranking(self, model: nn.Module) -> dict[str, float]:
         """Recall and ndcg of the held-out next item of each sequence of events."""
-        return held_out.ranking(self, model)
+        with self._off_the_clock():
+            return held_out.ranking(self, model)
 
     def keep_best(self, model: nn.Module, measured: dict[str, float], key: str) -> None:
         """Keep the model's weights if no earlier score was as high; `save` then saves the best."""
@@ -190,7 +192,8 @@ class Run:
             hint = f"dataset {self.plan.dataset} needs leave_out = 2"
             raise PtwError(f"settings: keep_best = true needs {key}, which is not measured here: {hint}")
         if measured[key] > self.best.score:
-            self.best = weights.keep(self, measured[key])
+            with self._off_the_clock():
+                self.best = weights.keep(self, measured[key])
 
     def save(self, model: nn.Module) -> None:
         """The trained model, the best where one is kept, with its tokenizer, in HF's format."""
@@ -201,6 +204,13 @@ class Run:
         if self.precision == "bf16" and self.group.world == 1:
             return torch.autocast(self.group.device.type, torch.bfloat16)
         return nullcontext()
+
+    @contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
+        """What is measured between two steps is no part of the next one's time."""
+        began = time.perf_counter()
+        yield
+        self._step_began += time.perf_counter() - began
 
     def _open_stream(self, window: int, seed: int, epochs: int | None) -> Stream:
         plan = self.plan

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ptw.errors import PtwError
 from ptw.evals.rows import forward_of
 from ptw.runs import record
 from ptw.runs.open import open_named
+from ptw.train import held_out
 from ptw.train.group import Group
 from ptw.train.ledger import STARTS_IN_VAIN
 from ptw.train.run import Run
@@ -179,3 +181,14 @@ def test_a_worker_lost_while_it_loads_is_not_started_for_ever(root: Path) -> Non
     with pytest.raises(PtwError, match="lost 5 times after step 0"):
         trained(plan)
     assert record.read(plan.run_folder()).state == "failed"
+
+
+def test_measuring_is_no_part_of_a_step(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = held_out.loss
+
+    def slowly(run: Run, model: torch.nn.Module) -> float:
+        time.sleep(5)
+        return measure(run, model)
+
+    monkeypatch.setattr(held_out, "loss", slowly)
+    assert steps_of(trained(planned(root, "chat", steps=1)).folder)[0]["seconds"] < 5
