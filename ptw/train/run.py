@@ -13,7 +13,7 @@ from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.ports.load import Loaded
 from ptw.tokens.tokenizer import open_tokenizer
-from ptw.train import checkpoint, flops, held_out, weights
+from ptw.train import checkpoint, demand, flops, held_out, weights
 from ptw.train.chance import random_state, restore_random
 from ptw.train.feed import Batch, Feed, StepRows, batches
 from ptw.train.group import Group
@@ -74,6 +74,7 @@ class Run:
         schedule: ScheduleName = "constant",
     ) -> torch.optim.Optimizer:
         """AdamW on the model's trained parameters; `step` sets the schedule's rate."""
+        demand.not_negative(learning_rate=learning_rate, weight_decay=weight_decay, warmup=warmup)
         self._schedule = Schedule(learning_rate, schedule, warmup)
         self._optimizer = adamw(self.loaded.module, learning_rate, weight_decay)
         return self._optimizer
@@ -95,8 +96,8 @@ class Run:
         A step has `rows` rows of `window` tokens over all workers; each worker computes `rows_at_once` of its
         rows in one pass. Saves a checkpoint every so often, when asked to stop, and at the end.
         """
-        _demand_positive(steps=1 if steps is None else steps, epochs=epochs, rows=rows)
-        _demand_positive(rows_at_once=rows_at_once, checkpoint_every=checkpoint_every)
+        demand.positive(steps=1 if steps is None else steps, epochs=epochs, rows=rows)
+        demand.positive(window=window, rows_at_once=rows_at_once, checkpoint_every=checkpoint_every)
         weights.demand_window(self.loaded, window)
         self.window, self._record_samples = window, record_samples
         stream = self._open_stream(window, seed, None if steps is not None else epochs)
@@ -133,6 +134,7 @@ class Run:
         """Backward; after the step's last batch the optimizer moves, by the schedule's rate."""
         batch = self._current
         assert batch is not None, "step belongs into the loop over batches"
+        demand.not_negative(clip_norm=0.0 if clip_norm is None else clip_norm)
         # FSDP takes the mean over the workers, the step's loss is their sum
         (loss * self.group.world).backward()
         self._losses.append((loss.detach().double(), batch))
@@ -157,6 +159,7 @@ class Run:
 
     def due(self, every: int | None = None) -> bool:
         """Whether to measure now: before the first step, then after each `every` steps (None: each epoch)."""
+        demand.positive(eval_every=1 if every is None else every)
         if self._current is None or not self._current.first:
             return False
         return self._feed.epoch_ended if every is None else self.steps_done % every == 0
@@ -295,9 +298,3 @@ class Run:
             rows = "1 row" if count == 1 else f"{count} rows"
             text = f"{rows} of {self.plan.dataset} not used, first {place}: {reason}"
             self.ledger.say(text, refused=count)
-
-
-def _demand_positive(**values: int) -> None:
-    for key, value in values.items():
-        if value < 1:
-            raise PtwError(f"settings: {key} = {value}: it must be 1 or more")

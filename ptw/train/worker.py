@@ -4,6 +4,7 @@ Without Ray: `python -m ptw.train.worker PLAN.json`, also behind torchrun.
 """
 
 import dataclasses
+import errno
 import json
 import signal
 import socket
@@ -11,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -51,6 +52,9 @@ def work(plan: Plan, stopping: Callable[[], bool] = lambda: False) -> None:
             record.change(plan.run_folder(), state="failed", message=str(error))
             raise
         except Exception as error:
+            if (hint := _hint(error)) is not None:
+                record.change(plan.run_folder(), state="failed", message=hint)
+                raise PtwError(hint) from error
             if group.world > 1 and isinstance(error, RuntimeError | OSError):
                 raise  # this is also how a worker hears that another one is lost
             _record_bug(plan, error)
@@ -81,10 +85,22 @@ def _end(plan: Plan, group: Group, state: str, message: str | None) -> None:
         record.change(plan.run_folder(), state=state, message=message)
 
 
+def _hint(error: Exception) -> str | None:
+    """What would do, where memory or the disk ran out."""
+    if isinstance(error, torch.OutOfMemoryError):
+        what = str(error).strip().splitlines()[0]
+        return f"{what}; take fewer rows_at_once or a smaller window, then go on with --resume"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; make room, then go on with --resume"
+    return None
+
+
 def _record_bug(plan: Plan, error: Exception) -> None:
     """The traceback beside the record; a fault in the workspace's own recipe is the user's to mend."""
     text = "".join(traceback.format_exception(error))
-    (plan.run_folder() / ERROR).write_text(text, encoding="utf-8")
+    with suppress(OSError):  # a full disk is no reason to lose the message too
+        (plan.run_folder() / ERROR).write_text(text, encoding="utf-8")
     places = traceback.extract_tb(error.__traceback__)
     own = [place for place in places if place.filename == str(plan.file)]
     where = f"{plan.file}:{own[-1].lineno}: " if own else ""

@@ -162,11 +162,36 @@ def test_a_fault_of_the_recipe_names_its_line(root: Path) -> None:
         ({"window": 200}, "max_position_embeddings = 128"),
         ({"rows": 0}, "rows = 0"),
         ({"steps": 0}, "steps = 0"),
+        ({"learning_rate": -1}, "learning_rate = -1"),
+        ({"weight_decay": -1}, "weight_decay = -1"),
+        ({"warmup": -1}, "warmup = -1"),
+        ({"clip_norm": -1}, "clip_norm = -1"),
+        ({"eval_every": 0}, "eval_every = 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(root: Path, change: dict[str, int], message: str) -> None:
+    root = make_workspace(root / "own", recipe="pretrain")
     with pytest.raises(PtwError, match=message):
         trained(planned(root, **change))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("OSError(28, 'No space left on device')", "make room"),
+        ("__import__('torch').OutOfMemoryError('CUDA out of memory')", "rows_at_once"),
+    ],
+)
+def test_what_runs_out_is_no_bug(root: Path, fault: str, message: str) -> None:
+    recipe = root / "recipes" / "slow.py"
+    recipe.write_text(recipe.read_text().replace("    run.save(model)", f"    raise {fault}"))
+    plan = planned(root, steps=1)
+    with pytest.raises(PtwError, match=message):
+        trained(plan)
+    found = record.read(plan.run_folder())
+    assert found.state == "failed"
+    assert message in (found.message or "")
+    assert not (found.folder / "error.txt").exists()
 
 
 def test_a_worker_lost_while_it_loads_is_not_started_for_ever(root: Path) -> None:

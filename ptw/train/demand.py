@@ -1,0 +1,17 @@
+"""Which numbers may a setting have? PtwError names the key and the value."""
+
+import math
+
+from ptw.errors import PtwError
+
+
+def positive(**values: int) -> None:
+    for key, value in values.items():
+        if value < 1:
+            raise PtwError(f"settings: {key} = {value}: it must be 1 or more")
+
+
+def not_negative(**values: float) -> None:
+    for key, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise PtwError(f"settings: {key} = {value}: it must be 0 or more")
