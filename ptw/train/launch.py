@@ -1,7 +1,6 @@
 """How is a run started, on Ray, so that lost workers come back, and stopped, so that nothing is lost?"""
 
 import dataclasses
-import hashlib
 import logging
 import os
 import secrets
@@ -15,15 +14,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ptw.data.sources import digest
 from ptw.errors import PtwError
-from ptw.ports.source import resolve as resolve_source
-from ptw.runs import lock, origin, record
+from ptw.runs import lock, record
 from ptw.tokens.tokenizer import open_tokenizer
 from ptw.train import worker
+from ptw.train.facts import digests_of, facts_of
 from ptw.train.plan import Plan, differences, resolve
 from ptw.train.progress import watching
-from ptw.workspace.manifest import ModelEntry, Workspace
+from ptw.workspace.manifest import Workspace
 
 REACH_SECONDS = 5.0
 POLL_SECONDS = 0.2
@@ -69,18 +67,7 @@ def _ended(found: record.RunRecord) -> Path:
 
 def _new(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> record.RunRecord:
     plan = resolve(workspace, recipe, overrides)
-    commit, dirty = origin.commit_of(workspace.root)
-    return record.create(
-        workspace.root,
-        recipe,
-        plan=plan.as_json(),
-        overrides=dict(overrides),
-        commit=commit,
-        dirty=dirty,
-        digests=_digests(plan),
-        versions=origin.versions(),
-        fingerprint=open_tokenizer(plan.workspace(), plan.tokenizer.name).fingerprint,
-    )
+    return record.create(workspace.root, recipe, **facts_of(plan))
 
 
 def _resumed(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> record.RunRecord:
@@ -94,7 +81,7 @@ def _resumed(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) ->
     old = Plan.from_json(found.plan)
     new = resolve(workspace, recipe, {**found.overrides, **overrides})
     changed = differences(old, new)
-    digests = _digests(new)
+    digests = digests_of(new)
     changed += [f"the content of {name}" for name in digests if digests[name] != found.digests.get(name)]
     tokenizer = open_tokenizer(new.workspace(), new.tokenizer.name)
     changed += ["the tokenizer's ids"] if tokenizer.fingerprint != found.fingerprint else []
@@ -106,23 +93,6 @@ def _resumed(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) ->
         )
     plan = dataclasses.replace(old, root=new.root, file=new.file, cluster=new.cluster)
     return dataclasses.replace(found, plan=plan.as_json())
-
-
-def _digests(plan: Plan) -> dict[str, str]:
-    """What the numbers depend on beside the settings."""
-    datasets = {f"dataset {name}": digest(plan.root, entry.source) for name, entry in plan.datasets.items()}
-    recipe = hashlib.sha256(plan.file.read_bytes()).hexdigest()
-    return {**datasets, f"recipe {plan.file.stem}": recipe, **_model_digest(plan.root, plan.model)}
-
-
-def _model_digest(root: Path, entry: ModelEntry) -> dict[str, str]:
-    if entry.hf is None or entry.revision is not None:
-        return {}  # a shape stands in the plan, a revision says it all
-    total = hashlib.sha256()
-    for path in sorted(resolve_source(entry.hf, None, root).glob("*.safetensors")):
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return {f"model {entry.name}": total.hexdigest()}
 
 
 def _on_ray(plan: Plan) -> None:

@@ -19,8 +19,9 @@ from types import FrameType
 import torch
 
 from ptw.errors import PtwError
-from ptw.runs import lock, origin, record
+from ptw.runs import lock, record
 from ptw.train import checkpoint
+from ptw.train.facts import facts_of
 from ptw.train.group import Group, joined
 from ptw.train.ledger import Ledger
 from ptw.train.plan import Plan
@@ -127,23 +128,12 @@ def heeding_signals() -> Iterator[Callable[[], bool]]:
 
 
 def main(path: Path) -> int:
-    """Train by a plan, or go on with the run whose run.json this is."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    plan = Plan.from_json(values.get("plan", values))
+    """Train by a plan, or go on with the run whose run.json this is; a run that is done stays as it is."""
     with joined() as group, heeding_signals() as stopping:
-        folder = None
-        if group.first:
-            if plan.folder is None:
-                commit, dirty = origin.commit_of(plan.root)
-                facts = {"commit": commit, "dirty": dirty, "versions": origin.versions()}
-                folder = record.create(plan.root, plan.recipe, plan=plan.as_json(), **facts).folder
-            else:
-                folder = plan.folder
-            placed = dataclasses.replace(plan, folder=folder, host="")
-            record.change(folder, state="running", message=None, plan=placed.as_json())
-            (folder / STOP).unlink(missing_ok=True)
-        plan = dataclasses.replace(plan, folder=group.shared(folder), host="")
         try:
+            plan = _placed(path, group)
+            if plan is None:
+                return 0
             work(plan, stopping)
         except PtwError as error:
             if group.first:
@@ -152,5 +142,42 @@ def main(path: Path) -> int:
         return 130 if stopping() else 0
 
 
+def _placed(path: Path, group: Group) -> Plan | None:
+    """The plan in its run's folder, which the first worker makes; None: the run is done."""
+    plan, fault = None, None
+    if group.first:
+        try:
+            plan = _begun(path)
+        except PtwError as error:
+            fault = str(error)
+    plan, fault = group.shared((plan, fault))
+    if fault is not None:
+        raise PtwError(fault)
+    return plan
+
+
+def _begun(path: Path) -> Plan | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        plan = Plan.from_json(values.get("plan", values))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        hint = "name a plan as JSON, or the run.json of a run"
+        raise PtwError(f"{path}: cannot be read as a plan ({error}); {hint}") from error
+    if plan.folder is None:
+        found = record.create(plan.root, plan.recipe, **facts_of(plan))
+    else:
+        found = record.read(plan.folder)
+    if found.state == "done":
+        sys.stderr.write(f"{found.name} is done; there is nothing left to train\n")
+        return None
+    plan = dataclasses.replace(plan, folder=found.folder, host="")
+    record.change(found.folder, state="running", message=None, plan=plan.as_json())
+    (found.folder / STOP).unlink(missing_ok=True)
+    return plan
+
+
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.stderr.write("usage: python -m ptw.train.worker PLAN.json\n")
+        sys.exit(2)
     sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,43 @@
+"""What does a run depend on beside its settings? Written down when it begins, compared when it goes on."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from ptw.data.sources import digest
+from ptw.ports.source import resolve as resolve_source
+from ptw.runs import origin
+from ptw.tokens.tokenizer import open_tokenizer
+from ptw.train.plan import Plan
+from ptw.workspace.manifest import ModelEntry
+
+
+def facts_of(plan: Plan) -> dict[str, Any]:
+    """All that a new run's record holds, by the record's own names."""
+    commit, dirty = origin.commit_of(plan.root)
+    return {
+        "plan": plan.as_json(),
+        "overrides": dict(plan.overrides),
+        "commit": commit,
+        "dirty": dirty,
+        "digests": digests_of(plan),
+        "versions": origin.versions(),
+        "fingerprint": open_tokenizer(plan.workspace(), plan.tokenizer.name).fingerprint,
+    }
+
+
+def digests_of(plan: Plan) -> dict[str, str]:
+    """Of the content of datasets, recipe and model."""
+    datasets = {f"dataset {name}": digest(plan.root, entry.source) for name, entry in plan.datasets.items()}
+    recipe = hashlib.sha256(plan.file.read_bytes()).hexdigest()
+    return {**datasets, f"recipe {plan.file.stem}": recipe, **_model_digest(plan.root, plan.model)}
+
+
+def _model_digest(root: Path, entry: ModelEntry) -> dict[str, str]:
+    if entry.hf is None or entry.revision is not None:
+        return {}  # a shape stands in the plan, a revision says it all
+    total = hashlib.sha256()
+    for path in sorted(resolve_source(entry.hf, None, root).glob("*.safetensors")):
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return {f"model {entry.name}": total.hexdigest()}
