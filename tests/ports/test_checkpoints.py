@@ -218,6 +218,16 @@ def test_a_value_that_describes_no_model_is_named(copy, key, value, message):
         load(copy, None)
 
 
+@pytest.mark.parametrize("kinds", [["full_attention"], ["full_attention", "chunked_attention"]])
+def test_a_kind_of_layer_that_qwen3_has_not_is_refused(copy, kinds):
+    config = json.loads((copy / "config.json").read_text())
+    if config["model_type"] != "qwen3":
+        pytest.skip("the kinds of layers are qwen3's")
+    (copy / "config.json").write_text(json.dumps({**config, "layer_types": kinds}))
+    with pytest.raises(PtwError, match="layer_types"):
+        load(copy, None)
+
+
 def test_what_the_hub_adds_to_a_llama_and_nothing_reads_is_no_fault(copy):
     config = json.loads((copy / "config.json").read_text())
     extra = {"rope_interleaved": False, "transformers.js_config": {"dtype": "q4"}, "is_llama_config": True}

@@ -24,6 +24,12 @@ def test_the_schema_is_a_schema() -> None:
     Draft202012Validator.check_schema(json.loads(schema_text()))
 
 
+def test_a_checkpoint_may_ask_for_hugging_faces_own_class(root: Path, change: Change) -> None:
+    change('hf = "checkpoints/local"', 'hf = "checkpoints/local"\nport = "hf"')
+    assert problems(root) == []
+    assert manifest.read(root).models["local"].port == "hf"
+
+
 # what is replaced, by what, the key that is told, and what its message or hint must say
 MISTAKES = [
     ('name = "small"', 'nmae = "small"', "workspace.nmae", "did you mean 'name'?"),
@@ -41,6 +47,18 @@ MISTAKES = [
         'model_type = "llama"\nvocab_size = 9',
         "models.scratch.config.vocab_size",
         "tokenizer",
+    ),
+    (
+        'model_type = "llama"',
+        'model_type = "lama"',
+        "models.scratch.config.model_type",
+        "did you mean 'llama'?",
+    ),
+    (
+        "[models.scratch.config]",
+        '[models.scratch]\nport = "qwen3"\n[models.scratch.config]',
+        "models.scratch.port",
+        "remove the line",
     ),
     ('hf = "checkpoints/local"', 'port = "lama"', "models.local", "exactly one"),
     ('hf = "checkpoints/local"', 'hf = "x/y"', "models.local.hf", "a Hub id needs a revision"),
