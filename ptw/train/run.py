@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.ports.load import Loaded
 from ptw.tokens.tokenizer import open_tokenizer
-from ptw.train import checkpoint, demand, flops, held_out, weights
+from ptw.train import checkpoint, count, demand, flops, held_out, weights
 from ptw.train.chance import random_state, restore_random
 from ptw.train.feed import Batch, Feed, StepRows, batches
 from ptw.train.group import Group
@@ -222,12 +222,11 @@ class Run:
 
     def _count(self, window: int, rows: int, seed: int) -> int:
         """Steps of the first epoch: the others differ by how well they pack."""
-        count = 0
-        if self.group.first:
-            stream = self._open_stream(window, seed, 1)
-            count = -(-sum(1 for _ in stream) // rows)
-            stream.close()
-        return int(self.group.shared(count))
+        with closing(self._open_stream(window, seed, 1)) as stream:
+            found = count.rows_of(stream, self.group, self._stopping)
+        if found is None:
+            raise Stopped
+        return -(-found // rows)
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""

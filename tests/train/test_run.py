@@ -7,15 +7,18 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from ptw.data.pack import PackedRow
 from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.evals.rows import forward_of
 from ptw.runs import record
 from ptw.runs.open import open_named
 from ptw.train import held_out
+from ptw.train.count import SLICE, rows_of
 from ptw.train.group import Group
 from ptw.train.ledger import STARTS_IN_VAIN
 from ptw.train.run import Run
@@ -217,3 +220,22 @@ def test_measuring_is_no_part_of_a_step(root: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(held_out, "loss", slowly)
     assert steps_of(trained(planned(root, "chat", steps=1)).folder)[0]["seconds"] < 5
+
+
+def test_a_stop_is_heeded_while_the_rows_are_counted(root: Path) -> None:
+    root = make_workspace(root / "own", recipe="pretrain")
+    text = (root / "workspace.toml").read_text().replace("steps = 30\n", "epochs = 3\n")
+    (root / "workspace.toml").write_text(text)
+    plan = planned(root)
+    assert trained(plan, lambda: True).state == "stopped"
+    assert steps_of(plan.run_folder()) == []
+    record.change(plan.run_folder(), state="running")
+    assert trained(plan).state == "done"
+
+
+def test_rows_are_counted_over_slices() -> None:
+    rows = [PackedRow(np.ones(1), np.ones(1), (1,), ())] * (2 * SLICE)
+    alone = Group(0, 1, torch.device("cpu"))
+    assert rows_of(iter(rows), alone, lambda: False) == 2 * SLICE
+    assert rows_of(iter(rows[:-1]), alone, lambda: False) == 2 * SLICE - 1
+    assert rows_of(iter(rows), alone, lambda: True) is None
