@@ -24,8 +24,8 @@ def test_the_schema_is_a_schema() -> None:
     Draft202012Validator.check_schema(json.loads(schema_text()))
 
 
-def test_a_checkpoint_may_ask_for_hugging_faces_own_class(root: Path, change: Change) -> None:
-    change('hf = "checkpoints/local"', 'hf = "checkpoints/local"\nport = "hf"')
+def test_a_checkpoint_may_ask_for_hugging_faces_own_class(changed: Change) -> None:
+    root = changed('hf = "checkpoints/local"', 'hf = "checkpoints/local"\nport = "hf"')
     assert problems(root) == []
     assert manifest.read(root).models["local"].port == "hf"
 
