@@ -25,6 +25,7 @@ from ptw.workspace.manifest import Workspace
 
 REACH_SECONDS = 5.0
 POLL_SECONDS = 0.2
+MOST_STARTS = 100
 HEALTH_SECONDS = "0.5"  # between Ray's looks at its workers: also how fast a lost one is noticed
 QUIET = ("ray", "ray.train", "ray.data", "ray.tune", "ray._private")
 
@@ -127,11 +128,11 @@ def _fit(plan: Plan, outcome: list[Exception]) -> None:
                 num_workers=cluster.workers, use_gpu=gpus > 0, resources_per_worker=resources
             ),
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-            # the run itself says when another start is in vain
+            # the run itself says when another start is in vain, unless it can't even write that down
             run_config=RunConfig(
                 name=plan.run_folder().name,
                 storage_path=str(plan.run_folder() / ".ray"),
-                failure_config=FailureConfig(max_failures=-1),
+                failure_config=FailureConfig(max_failures=MOST_STARTS),
             ),
         ).fit()
     except Exception as error:
