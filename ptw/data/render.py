@@ -133,10 +133,16 @@ def _require_all(messages: list[Message], tools: list[Any] | None, text: str) ->
         for part in [said] if isinstance(said, str) else []:
             part = part.strip()
             if part not in text and json.dumps(part, ensure_ascii=False)[1:-1] not in text:
-                raise PtwError(f"message {at}: the chat template leaves out what the {message['role']} says")
+                raise PtwError(
+                    f"message {at}: the chat template leaves out what the {message['role']} says; "
+                    "use a `chat_template` that writes it, or drop the row"
+                )
         for call in calls:
             if call not in text:
-                raise PtwError(f"message {at}: the chat template leaves out the call of tool {call!r}")
+                raise PtwError(
+                    f"message {at}: the chat template leaves out the call of tool {call!r}; "
+                    "use a `chat_template` that writes calls, or drop the row"
+                )
     for tool in tools or []:
         name = tool.get("function", tool).get("name")
         if name is not None and str(name) not in text:
