@@ -76,7 +76,7 @@ def _close(folders: dict[str, str]) -> None:
             raise PermissionError(f"a port can't do this: {event}")
         if event in CHANGING_EVENTS:
             paths = [os.path.realpath(os.fsdecode(part)) for part in arguments if not _is_number(part)]
-            if not all(path.startswith(writable) for path in paths):
+            if not all(_is_inside(path, writable) for path in paths):
                 raise PermissionError(f"a port can't do this: {event} {paths}")
         if event != "open" or _is_number(arguments[0]):
             return
@@ -84,10 +84,14 @@ def _close(folders: dict[str, str]) -> None:
         if any(f"/{name}/" in path for name in REFUSED_MODULES):
             raise PermissionError(f"a port can't read {path}")
         writes = bool(arguments[2] & WRITING) if isinstance(arguments[2], int) else False
-        if writes and not path.startswith(writable):
+        if writes and not _is_inside(path, writable):
             raise PermissionError(f"a port can't write {path}")
 
     sys.addaudithook(refuse)
+
+
+def _is_inside(path: str, folders: Sequence[str]) -> bool:
+    return any(path == folder or path.startswith(folder + "/") for folder in folders)
 
 
 def _is_number(value: object) -> bool:

@@ -1,6 +1,8 @@
 """A port that is hostile or broken: what it reaches for is not there, and what it does to itself is said."""
 
 import json
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,11 +167,23 @@ os._exit(0)
 
 
 @pytest.mark.skipif(sandbox.namespaces() is None, reason="this machine lends no namespaces")
-def test_a_link_to_the_reference_s_answer_is_not_followed(
+def test_a_link_to_the_reference_s_answer_can_not_be_made(
+    judged_apart: Judged, answered: dict[str, Any], repository: Path
+) -> None:
+    kept = repository / answered["llama"].answers.name / "00-plain.safetensors"
+    outcome, report = judged_apart("llama", LINKED.replace("@ANSWER@", repr(str(kept))))
+    assert "can't do this: os.symlink" in outcome.error
+    assert not report.passed
+
+
+@pytest.mark.skipif(sandbox.namespaces() is None, reason="this machine lends no namespaces")
+def test_a_link_into_what_a_port_may_write_is_not_followed(
     judged_apart: Judged, answered: dict[str, Any]
 ) -> None:
-    answer = answered["llama"].answers / "00-plain.safetensors"
-    outcome, report = judged_apart("llama", LINKED.replace("@ANSWER@", repr(str(answer))))
+    # /tmp is the port's own inside and the machine's outside: only there can a link be made at all
+    with tempfile.TemporaryDirectory(dir="/tmp") as outside:
+        answer = shutil.copy(answered["llama"].answers / "00-plain.safetensors", outside)
+        outcome, report = judged_apart("llama", LINKED.replace("@ANSWER@", repr(answer)))
     assert "no plain file" in outcome.error
     assert not report.passed
 
