@@ -21,6 +21,7 @@ INERT = frozenset(
         "bad_words_ids",
         "begin_suppress_tokens",
         "bos_token_id",
+        "cache_implementation",
         "chunk_size_feed_forward",
         "cross_attention_hidden_size",
         "decoder_start_token_id",
@@ -115,7 +116,7 @@ def read_config(
     taken = {key: _frozen(values[key]) for key in names & set(values) if key not in derived}
     fields = {**taken, **derived}
     for field in dataclasses.fields(config_class):
-        if field.name in fields and (expected := _fault(fields[field.name], str(field.type))):
+        if field.name in fields and (expected := _fault(field.name, fields[field.name], str(field.type))):
             raise PtwError(f"config.json: {field.name} = {fields[field.name]!r}: it must be {expected}")
     heads, keys = fields.get("num_attention_heads"), fields.get("num_key_value_heads")
     if heads and keys and heads % keys:
@@ -125,14 +126,16 @@ def read_config(
     return config_class(**fields)
 
 
-def _fault(value: Any, annotation: str) -> str | None:
-    """What a field of this annotation must be, where the value isn't; sizes are positive."""
+def _fault(name: str, value: Any, annotation: str) -> str | None:
+    """What a field of this annotation must be, where the value isn't; sizes are positive, ids from 0 on."""
     kinds = annotation.split(" | ")
     if value is None and "None" in kinds:
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kinds[0] == "int" and not (is_number and isinstance(value, int) and value > 0):
-        return "an integer above 0"
+    if kinds[0] == "int":
+        least = 0 if name.endswith("_token_id") else 1
+        if not (is_number and isinstance(value, int) and value >= least):
+            return f"an integer from {least} on"
     if kinds[0] == "float" and not is_number:
         return "a number"
     if kinds[0] == "bool" and not isinstance(value, bool):

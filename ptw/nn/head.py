@@ -16,31 +16,46 @@ CHUNK_ELEMENTS = 2**24  # logits held at a time: 64 MiB in fp32
 
 @dataclass(frozen=True)
 class Head:
-    """The projection to the vocabulary. Rows of weight_VD from `vocabulary` on are padding."""
+    """The projection to the vocabulary. Rows of weight_VD from `vocabulary` on are padding.
+
+    Hidden states are first divided by `divisor`; with a cap, logits x become cap * tanh(x / cap).
+    """
 
     weight_VD: Tensor
     vocabulary: int
+    divisor: float = 1.0
+    cap: float | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., vocabulary) logits of hidden states (..., D); padded rows give none."""
-        return functional.linear(hidden, self.weight_VD[: self.vocabulary])
+        logits = functional.linear(self._divided(hidden), self.weight_VD[: self.vocabulary])
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
     def loss(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
         """The summed cross entropy of the targets; ignored ones (-100) are dropped before the projection."""
         learnt = targets_BT != IGNORED
-        return linear_cross_entropy(hidden_BTD[learnt], self.weight_VD, targets_BT[learnt], self.vocabulary)
+        hidden_MD = self._divided(hidden_BTD[learnt])
+        return linear_cross_entropy(
+            hidden_MD, self.weight_VD, targets_BT[learnt], self.vocabulary, cap=self.cap
+        )
+
+    def _divided(self, hidden: Tensor) -> Tensor:
+        return hidden if self.divisor == 1.0 else hidden / self.divisor
 
 
-def linear_cross_entropy(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, vocabulary: int) -> Tensor:
+def linear_cross_entropy(
+    hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, vocabulary: int, *, cap: float | None = None
+) -> Tensor:
     """Summed cross entropy of `hidden @ weight.T`, in chunks: the logits never stand in memory whole.
 
-    Rows of weight_VD from `vocabulary` on are padding: they take no part and get no gradient.
+    Rows of weight_VD from `vocabulary` on are padding: they take no part and get no gradient. `cap`: as of
+    `Head`.
     """
     if hidden_MD.is_cuda and len(targets_M) and (liger := _liger()) is not None:
-        loss: Tensor = liger(hidden_MD, weight_VD[:vocabulary], targets_M, reduction="sum")
+        loss: Tensor = liger(hidden_MD, weight_VD[:vocabulary], targets_M, reduction="sum", softcap=cap)
         return loss
     learning = torch.is_grad_enabled()
-    total: Tensor = _ChunkedCrossEntropy.apply(hidden_MD, weight_VD, targets_M, vocabulary, learning)
+    total: Tensor = _ChunkedCrossEntropy.apply(hidden_MD, weight_VD, targets_M, vocabulary, cap, learning)
     return total
 
 
@@ -49,7 +64,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, vocabulary: int, learning: bool
+        ctx: Any,
+        hidden_MD: Tensor,
+        weight_VD: Tensor,
+        targets_M: Tensor,
+        vocabulary: int,
+        cap: float | None,
+        learning: bool,
     ) -> Tensor:
         weight = weight_VD[:vocabulary]
         # torch asks for gradients under no_grad too
@@ -62,13 +83,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         rows = max(1, CHUNK_ELEMENTS // vocabulary)
         for start in range(0, len(targets_M), rows):
             hidden, targets = hidden_MD[start : start + rows], targets_M[start : start + rows, None]
-            logits = functional.linear(hidden, weight).float()
+            logits, slope = functional.linear(hidden, weight).float(), None
+            if cap is not None:
+                logits = logits.div_(cap).tanh_()
+                slope = 1 - logits.square() if wants_hidden or wants_weight else None
+                logits = logits.mul_(cap)
             log_total = logits.logsumexp(-1, keepdim=True)
             total = total + (log_total - logits.gather(-1, targets)).sum()
             if wants_hidden or wants_weight:
                 # softmax minus one at the target, in place of the logits
                 grad = logits.sub_(log_total).exp_()
                 grad.scatter_add_(-1, targets, grad.new_full(targets.shape, -1.0))
+                grad = grad.mul_(slope) if slope is not None else grad
                 grad = grad.to(weight.dtype)
                 if grad_hidden is not None:
                     grad_hidden[start : start + rows] = grad @ weight
@@ -78,12 +104,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = upstream[0]
         return (
             None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
             None if grad_weight is None else grad_weight * scale.to(grad_weight.dtype),
+            None,
             None,
             None,
             None,

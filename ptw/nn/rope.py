@@ -36,34 +36,50 @@ class RopeConfig:
         width is the head's; PtwError names a type or a key that is not implemented.
         """
         given = dict(values.get("rope_scaling") or values.get("rope_parameters") or {})
+        if given.get("rope_theta") is None:
+            given["rope_theta"] = values.get("rope_theta") or theta
+        outside = values.get("original_max_position_embeddings")
+        return cls.of_parameters(given, width, max_positions, original=outside)
+
+    @classmethod
+    def of_parameters(
+        cls,
+        parameters: Mapping[str, Any],
+        width: int,
+        max_positions: int,
+        *,
+        original: int | None = None,
+        partial: bool = False,
+    ) -> RopeConfig:
+        """From the parameters of one RoPE, `rope_theta` among them.
+
+        original: the context of the pre-training where config.json has it outside, which weighs more.
+        partial: whether this family turns a head's first `partial_rotary_factor` only, with any type.
+        """
+        given = dict(parameters)
         rope_type = given.pop("rope_type", given.pop("type", None)) or "default"
         given.pop("type", None)
-        theta = given.pop("rope_theta", None) or values.get("rope_theta") or theta
+        theta = given.pop("rope_theta")
         if rope_type not in FREQUENCIES:
             raise PtwError(
                 f"config.json: rope_type = {rope_type!r} is not implemented; known: {', '.join(FREQUENCIES)}"
             )
         if rope_type in WITH_ORIGINAL:
-            outside = values.get("original_max_position_embeddings")
             given["original_max_position_embeddings"] = (
-                outside or given.get("original_max_position_embeddings") or max_positions
+                original or given.get("original_max_position_embeddings") or max_positions
             )
         if missing := [key for key in REQUIRED.get(rope_type, ()) if given.get(key) is None]:
             raise PtwError(f"config.json: rope_parameters of type {rope_type!r} need {', '.join(missing)}")
-        if width % 2:
+        turned = width
+        if partial and rope_type != "proportional" and "partial_rotary_factor" in given:
+            turned = int(width * given.pop("partial_rotary_factor"))
+        if turned + turned % 2 > width:
             raise PtwError(
-                f"config.json: head_dim = {width}: rotary positions turn pairs, so it must be even"
+                f"config.json: {turned} of a head's {width} dimensions are to be turned: rotary positions "
+                "turn pairs, so head_dim must be even and partial_rotary_factor at most 1"
             )
-        for key, value in given.items():
-            if (
-                key not in KEYS[rope_type]
-                and value is not None
-                and (key, value) != ("partial_rotary_factor", 1.0)
-            ):
-                raise PtwError(
-                    f"config.json: rope_parameters.{key} = {value!r} is not implemented for {rope_type!r}"
-                )
-        return cls(rope_type, theta, width, max_positions, given)
+        _assert_known(rope_type, given)
+        return cls(rope_type, theta, turned, max_positions, given)
 
     def frequencies(self, length: int) -> tuple[Tensor, float]:
         """Inverse frequencies (width / 2), and the factor on cos and sin, for a document of `length`."""
@@ -99,44 +115,63 @@ class Rope(nn.Module):
         super().__init__()
         self.config = config
 
-    @torch.no_grad()
     def forward(self, hidden_BTD: Tensor, layout: Layout) -> Rotation:
-        """The rotation of each token: computed in fp32, rounded to the dtype of `hidden_BTD`."""
-        frequencies, factor = self._frequencies(layout)
-        angles = layout.positions_BT[..., None].float() * frequencies.to(hidden_BTD.device)
-        angles = torch.cat((angles, angles), dim=-1)[:, :, None]
-        cos, sin = angles.cos() * factor, angles.sin() * factor
-        return Rotation(cos.to(hidden_BTD.dtype), sin.to(hidden_BTD.dtype))
-
-    def _frequencies(self, layout: Layout) -> tuple[Tensor, float]:
-        """(width/2), or (B, T, width/2) where each document's length chooses its own."""
-        if not self.config.depends_on_length:
-            return self.config.frequencies(0)
-        made = {length: self.config.frequencies(length) for row in layout.lengths for length in (*row, 0)}
-        rows = [torch.cat([self._spread(made, row, layout)]) for row in layout.lengths]
-        return torch.stack(rows), made[0][1]
-
-    def _spread(
-        self, made: dict[int, tuple[Tensor, float]], lengths: tuple[int, ...], layout: Layout
-    ) -> Tensor:
-        if layout.backend == "cache":
-            return made[lengths[0]][0].expand(layout.width, -1)
-        tail = layout.width - sum(lengths)
-        pieces = [made[length][0].expand(length, -1) for length in lengths]
-        return torch.cat([*pieces, made[0][0].expand(tail, -1)])
+        """The rotation of each token."""
+        return rotation(self.config, hidden_BTD, layout)
 
 
-def _powers(config: RopeConfig, theta: float, width: int) -> Tensor:
+class Ropes(nn.Module):
+    """The same for a family with a RoPE for each kind of layer."""
+
+    def __init__(self, configs: Mapping[str, RopeConfig]) -> None:
+        super().__init__()
+        self.configs = configs
+
+    def forward(self, hidden_BTD: Tensor, layout: Layout) -> dict[str, Rotation]:
+        """The rotation of each token, by the kind of layer."""
+        return {kind: rotation(config, hidden_BTD, layout) for kind, config in self.configs.items()}
+
+
+@torch.no_grad()
+def rotation(config: RopeConfig, hidden_BTD: Tensor, layout: Layout) -> Rotation:
+    """Angles computed in fp32, their cos and sin rounded to the dtype of `hidden_BTD`."""
+    frequencies, factor = _spread(config, layout) if config.depends_on_length else config.frequencies(0)
+    angles = layout.positions_BT[..., None].float() * frequencies.to(hidden_BTD.device)
+    angles = torch.cat((angles, angles), dim=-1)[:, :, None]
+    cos, sin = angles.cos() * factor, angles.sin() * factor
+    return Rotation(cos.to(hidden_BTD.dtype), sin.to(hidden_BTD.dtype))
+
+
+def _spread(config: RopeConfig, layout: Layout) -> tuple[Tensor, float]:
+    """(B, T, pairs): each token has the frequencies that the length of its document chooses."""
+    made = {length: config.frequencies(length) for row in layout.lengths for length in (*row, 0)}
+    rows = []
+    for lengths, documents_T in zip(layout.lengths, layout.documents_BT, strict=True):
+        of_documents = torch.stack([made[length][0] for length in (*lengths, 0)])
+        rows.append(of_documents.to(documents_T.device)[documents_T])  # padding is document -1: the last
+    return torch.stack(rows), made[0][1]
+
+
+def _assert_known(rope_type: str, given: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        inert = value is None or (key, value) == ("partial_rotary_factor", 1.0)
+        if key not in KEYS[rope_type] and not inert:
+            raise PtwError(
+                f"config.json: rope_parameters.{key} = {value!r} is not implemented for {rope_type!r}"
+            )
+
+
+def _powers(theta: float | Tensor, width: int) -> Tensor:
     return theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
 
 
 def _default(config: RopeConfig, length: int) -> tuple[Tensor, float]:
-    return 1.0 / _powers(config, config.theta, config.width), 1.0
+    return 1.0 / _powers(config.theta, config.width), 1.0
 
 
 def _linear(config: RopeConfig, length: int) -> tuple[Tensor, float]:
     """kaiokendev: positions are divided by a factor."""
-    return 1.0 / _powers(config, config.theta, config.width) / config.scaling["factor"], 1.0
+    return 1.0 / _powers(config.theta, config.width) / config.scaling["factor"], 1.0
 
 
 def _proportional(config: RopeConfig, length: int) -> tuple[Tensor, float]:
@@ -151,9 +186,11 @@ def _proportional(config: RopeConfig, length: int) -> tuple[Tensor, float]:
 def _dynamic(config: RopeConfig, length: int) -> tuple[Tensor, float]:
     """NTK-aware scaling: beyond the trained context the base grows with the document's length."""
     factor, trained = config.scaling["factor"], config.max_positions
-    stretch = factor * max(length, trained) / trained - (factor - 1)
+    # a tensor, as the reference has it beyond the context: in fp32 the base is rounded at each step
+    seen = torch.tensor(length) if length > trained else trained
+    stretch = factor * seen / trained - (factor - 1)
     theta = config.theta * stretch ** (config.width / (config.width - 2))
-    return 1.0 / _powers(config, theta, config.width), 1.0
+    return 1.0 / _powers(theta, config.width), 1.0
 
 
 def _yarn(config: RopeConfig, length: int) -> tuple[Tensor, float]:
@@ -168,7 +205,7 @@ def _yarn(config: RopeConfig, length: int) -> tuple[Tensor, float]:
     low, high = max(low, 0), min(high, width - 1)
     ramp = (torch.arange(width // 2, dtype=torch.float32) - low) / ((high - low) or 0.001)
     kept = 1 - ramp.clamp(0, 1)
-    powers = _powers(config, config.theta, width)
+    powers = _powers(config.theta, width)
     return 1.0 / (factor * powers) * (1 - kept) + 1.0 / powers * kept, _yarn_attention(scaling, factor)
 
 
@@ -198,7 +235,7 @@ def _longrope(config: RopeConfig, length: int) -> tuple[Tensor, float]:
     if attention is None:
         attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     factors = scaling["long_factor"] if length > original else scaling["short_factor"]
-    stretched = torch.tensor(factors, dtype=torch.float32) * _powers(config, config.theta, config.width)
+    stretched = torch.tensor(factors, dtype=torch.float32) * _powers(config.theta, config.width)
     return 1.0 / stretched, attention
 
 
@@ -207,7 +244,7 @@ def _llama3(config: RopeConfig, length: int) -> tuple[Tensor, float]:
     scaling = config.scaling
     factor, low, high = scaling["factor"], scaling["low_freq_factor"], scaling["high_freq_factor"]
     original = scaling["original_max_position_embeddings"]
-    frequencies = 1.0 / _powers(config, config.theta, config.width)
+    frequencies = 1.0 / _powers(config.theta, config.width)
     wavelength = 2 * math.pi / frequencies
     smooth = (original / wavelength - low) / (high - low)
     between = (1 - smooth) * frequencies / factor + smooth * frequencies

@@ -17,7 +17,6 @@ from torch import Tensor
 from ptw.errors import PtwError
 from ptw.ports.checkpoint import INDEX
 from ptw.ports.load import Loaded, to_hf
-from ptw.ports.port import configure
 
 SHARD_BYTES = 5 * 2**30
 
@@ -75,7 +74,7 @@ def _tensors(loaded: Loaded, state: Mapping[str, Tensor]) -> Iterator[tuple[str,
 
         yield from reference_tensors(loaded.module, state)
     else:
-        yield from to_hf(loaded.port.weights(configure(loaded.port, loaded.hf_config)), state)
+        yield from to_hf(loaded.operators, state)
 
 
 def _config(loaded: Loaded, dtype: torch.dtype) -> dict[str, Any]:

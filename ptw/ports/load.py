@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,22 @@ from torch import Tensor, nn
 from ptw.errors import PtwError
 from ptw.ports.checkpoint import Checkpoint, open_checkpoint
 from ptw.ports.port import Port, configure, find_port
-from ptw.ports.weights import Absent, Operator, Tied
+from ptw.ports.weights import Absent, Operator, Tied, as_named, padded_tables
 from ptw.workspace import rooms
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model and what its export needs. Without a port it is HF's own class; `notes` say what is off."""
+    """A model and what its export needs. Without a port it is HF's own class; `notes` say what is off.
+
+    operators: the port's weight map, under the names of the checkpoint that the model came from.
+    """
 
     module: nn.Module
     hf_config: Mapping[str, Any]
     port: Port | None
     notes: tuple[str, ...] = ()
+    operators: tuple[Operator, ...] = ()
 
 
 def load(
@@ -49,8 +53,9 @@ def load(
         return Loaded(reference, checkpoint.hf_config, None, notes)
     config = configure(found, checkpoint.hf_config)
     module = _empty(found, config, dtype or stored_dtype(checkpoint), device)
-    fill(module, found.weights(config), checkpoint)
-    return Loaded(module, checkpoint.hf_config, found)
+    operators = as_named(found.weights(config), checkpoint.files)
+    fill(module, operators, checkpoint)
+    return Loaded(module, checkpoint.hf_config, found, operators=tuple(operators))
 
 
 def create(
@@ -71,21 +76,22 @@ def create(
         )
     config = configure(found, hf_config)
     module = _empty(found, config, dtype, device)
-    initialise(module, seed, float(hf_config.get("initializer_range", 0.02)), int(hf_config["vocab_size"]))
-    return Loaded(module, dict(hf_config), found)
+    operators = found.weights(config)
+    initialise(module, seed, float(hf_config.get("initializer_range", 0.02)), padded_tables(operators))
+    return Loaded(module, dict(hf_config), found, operators=tuple(operators))
 
 
-def initialise(module: nn.Module, seed: int, spread: float, vocabulary: int) -> None:
-    """Draw every parameter anew; rows of tables beyond the vocabulary stay zero."""
+def initialise(module: nn.Module, seed: int, spread: float, tables: Mapping[str, int]) -> None:
+    """Draw every parameter anew; rows of tables beyond their vocabulary stay zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if parameter.dim() == 1:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+                owner = module.get_submodule(name.rpartition(".")[0])
+                parameter.fill_(0.0 if name.endswith("bias") else getattr(owner, "neutral", 1.0))
                 continue
             drawn = torch.randn(parameter.shape, generator=generator) * spread
-            if name.endswith(("embed_tokens.weight", "lm_head.weight")):
-                drawn[vocabulary:] = 0.0
+            drawn[tables.get(name, len(drawn)) :] = 0.0
             parameter.copy_(drawn)
 
 
@@ -119,7 +125,7 @@ def fill(module: nn.Module, operators: list[Operator], checkpoint: Checkpoint) -
             _equal_if_tied(operator, checkpoint)
 
 
-def to_hf(operators: list[Operator], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def to_hf(operators: Sequence[Operator], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The checkpoint tensors of a port's parameters, one operator at a time."""
     for operator in operators:
         made = operator.to_hf([state[name] for name in operator.ours])

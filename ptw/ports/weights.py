@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -94,6 +94,44 @@ class PadVocabulary:
     def to_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         (table,) = tensors
         return [table[: self.vocabulary]]
+
+
+@dataclass(frozen=True)
+class Named:
+    """An operator on one tensor that checkpoints hold under one of several names; the first is written."""
+
+    operator: Operator
+    names: tuple[str, ...]
+
+    @property
+    def theirs(self) -> tuple[str, ...]:
+        return (self.names[0],)
+
+    @property
+    def ours(self) -> tuple[str, ...]:
+        return self.operator.ours
+
+    def from_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return self.operator.from_hf(tensors)
+
+    def to_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return self.operator.to_hf(tensors)
+
+
+def as_named(operators: Sequence[Operator], found: Collection[str]) -> list[Operator]:
+    """The operators with the names that a checkpoint has, so that it is written under them, too."""
+    return [
+        replace(operator, names=tuple(sorted(operator.names, key=lambda name: name not in found)))
+        if isinstance(operator, Named)
+        else operator
+        for operator in operators
+    ]
+
+
+def padded_tables(operators: Sequence[Operator]) -> dict[str, int]:
+    """The parameters that have rows beyond the vocabulary, and how many rows are not."""
+    plain = [operator.operator if isinstance(operator, Named) else operator for operator in operators]
+    return {table.name: table.vocabulary for table in plain if isinstance(table, PadVocabulary)}
 
 
 @dataclass(frozen=True)

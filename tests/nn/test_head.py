@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptw.nn import head as head_module
 from ptw.nn.head import Head, linear_cross_entropy, padded_rows
@@ -19,20 +20,60 @@ def case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return hidden, weight.requires_grad_(), targets
 
 
+def plain_loss(head, hidden, targets):
+    logits = functional.linear(hidden / head.divisor, head.weight_VD[:VOCABULARY])
+    logits = logits if head.cap is None else head.cap * torch.tanh(logits / head.cap)
+    return functional.cross_entropy(logits[0], targets[0], reduction="sum")
+
+
 @pytest.mark.parametrize("chunk_tokens", [1, 7, 1000])
-def test_value_and_gradients_are_those_of_the_plain_loss(monkeypatch, chunk_tokens):
+@pytest.mark.parametrize(("divisor", "cap"), [(1.0, None), (2.5, None), (1.0, 3.0), (0.4, 1.7)])
+def test_value_and_gradients_are_those_of_the_plain_loss(monkeypatch, chunk_tokens, divisor, cap):
     monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", chunk_tokens * VOCABULARY)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # exact arithmetic: no fp32 inside
     hidden, weight, targets = case()
-    (2.5 * Head(weight, VOCABULARY).loss(hidden, targets)).backward()
+    head = Head(weight, VOCABULARY, divisor, cap)
+    (2.5 * head.loss(hidden, targets)).backward()
     ours = hidden.grad.clone(), weight.grad.clone()
     hidden.grad = weight.grad = None
-    logits = functional.linear(hidden, weight[:VOCABULARY])
-    plain = functional.cross_entropy(logits[0], targets[0], reduction="sum")
+    plain = plain_loss(head, hidden, targets)
     (2.5 * plain).backward()
-    torch.testing.assert_close(Head(weight, VOCABULARY).loss(hidden, targets), plain, rtol=1e-12, atol=0)
+    torch.testing.assert_close(head.loss(hidden, targets), plain, rtol=1e-12, atol=0)
     torch.testing.assert_close(ours, (hidden.grad, weight.grad), rtol=1e-11, atol=1e-13)
     assert weight.grad[VOCABULARY:].abs().max() == 0
+
+
+@pytest.mark.parametrize("cap", [None, 3.0])
+def test_a_capped_loss_is_that_of_the_capped_logits(cap):
+    hidden, weight, targets = case()
+    head = Head(weight, VOCABULARY, 1.5, cap)
+    from_logits = functional.cross_entropy(head.logits(hidden)[0], targets[0], reduction="sum")
+    torch.testing.assert_close(head.loss(hidden, targets).double(), from_logits, rtol=1e-6, atol=0)
+    assert cap is None or head.logits(100 * hidden).abs().max() <= cap
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most elements that any operation gives."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **kwargs or {})
+        if isinstance(found, torch.Tensor):
+            self.elements = max(self.elements, found.numel())
+        return found
+
+
+@pytest.mark.parametrize("cap", [None, 3.0])
+def test_the_logits_never_stand_in_memory_whole(monkeypatch, cap):
+    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 4 * VOCABULARY)
+    hidden, weight, targets = case()
+    head = Head(weight, VOCABULARY, 2.0, cap)
+    with LargestTensor() as chunked:
+        head.loss(hidden, targets).backward()
+    with LargestTensor() as whole:
+        plain_loss(head, hidden, targets).backward()
+    assert chunked.elements <= max(weight.numel(), hidden.numel()) < whole.elements == TOKENS * VOCABULARY
 
 
 def test_no_target_gives_no_loss_and_no_gradient():

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import Gemma3TextConfig, GPTNeoXConfig, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ptw.errors import PtwError
 from ptw.nn.layout import Layout
-from ptw.nn.rope import FREQUENCIES, Rope, RopeConfig
+from ptw.nn.rope import FREQUENCIES, Rope, RopeConfig, Ropes, Rotation
 
 HEAD = 24
 FACTORS = {
@@ -69,6 +71,76 @@ def test_frequencies_are_the_references(scaling, length):
     rotation = ours(torch.zeros(1, length, 96), Layout.of_documents([[length]]))
     assert torch.equal(rotation.cos[:, :, 0], cos)
     assert torch.equal(rotation.sin[:, :, 0], sin)
+
+
+@pytest.mark.parametrize("length", [129, 131, 150, 257, 300, 511])
+@pytest.mark.parametrize("factor", [1.5, 3.0, 3.7, 8.1])
+def test_a_base_that_grows_with_the_length_is_rounded_as_the_reference_rounds_it(length, factor):
+    config = reference_config({"rope_type": "dynamic", "factor": factor})
+    hidden, positions = torch.zeros(1, length, 96), torch.arange(length)[None]
+    cos, sin = LlamaRotaryEmbedding(config)(hidden, positions)
+    ours = Rope(RopeConfig.from_hf(config.to_dict(), HEAD, 128))(hidden, Layout.of_documents([[length]]))
+    assert torch.equal(ours.cos[:, :, 0], cos)
+    assert torch.equal(ours.sin[:, :, 0], sin)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda s: s["rope_type"])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.25, 0.5, 1.0])
+def test_a_share_of_each_head_is_turned_as_the_reference_turns_it(scaling, share):
+    turned = int(HEAD * share) if scaling["rope_type"] != "proportional" else HEAD
+    pairs = -(-turned // 2)
+    scaling = {key: value[:pairs] if isinstance(value, list) else value for key, value in scaling.items()}
+    rope = {"rope_theta": 500.0, **scaling, "partial_rotary_factor": share}
+    config = GPTNeoXConfig(
+        hidden_size=96, num_attention_heads=4, max_position_embeddings=128, rope_parameters=rope
+    )
+    if scaling["rope_type"] in ("yarn", "dynamic") and turned in (0, 4):
+        pytest.skip("the reference divides by zero")
+    hidden, positions = torch.zeros(1, 150, 96), torch.arange(150)[None]
+    cos, sin = GPTNeoXRotaryEmbedding(config)(hidden, positions)
+    ours = RopeConfig.of_parameters(rope, HEAD, 128, partial=True)
+    rotation = Rope(ours)(hidden, Layout.of_documents([[150]]))
+    assert cos.shape[-1] == 2 * pairs
+    assert torch.equal(rotation.cos[:, :, 0], cos)
+    assert torch.equal(rotation.sin[:, :, 0], sin)
+
+
+def test_what_lies_beyond_the_turned_share_is_left():
+    heads = torch.randn(1, 5, 2, 8, generator=torch.Generator().manual_seed(0))
+    angles = torch.randn(1, 5, 1, 4, generator=torch.Generator().manual_seed(1))
+    turned = Rotation(angles.cos(), angles.sin())(heads)
+    assert torch.equal(turned[..., 4:], heads[..., 4:])
+    assert not torch.equal(turned[..., :4], heads[..., :4])
+    assert torch.equal(Rotation(angles[..., :0], angles[..., :0])(heads), heads)
+
+
+def test_each_kind_of_layer_has_a_rope_of_its_own():
+    given = {"full_attention": SCALINGS[8], "sliding_attention": SCALINGS[2]}
+    given = {
+        kind: {"rope_theta": theta, **given[kind]} for kind, theta in zip(given, (500.0, 70.0), strict=True)
+    }
+    config = Gemma3TextConfig(
+        num_hidden_layers=2,
+        head_dim=HEAD,
+        max_position_embeddings=128,
+        rope_parameters=given,
+        layer_types=list(given),
+    )
+    reference = Gemma3RotaryEmbedding(config)
+    ours = Ropes({kind: RopeConfig.of_parameters(given[kind], HEAD, 128) for kind in given})
+    hidden = torch.zeros(1, 150, 96)
+    rotations = ours(hidden, Layout.of_documents([[150]]))
+    for kind in given:
+        cos, sin = reference(hidden, torch.arange(150)[None], kind)
+        assert torch.equal(rotations[kind].cos[:, :, 0], cos)
+        assert torch.equal(rotations[kind].sin[:, :, 0], sin)
+
+
+@pytest.mark.parametrize(("width", "share"), [(7, 1.0), (8, 1.5), (5, 1.0)])
+def test_more_than_a_head_cannot_be_turned(width, share):
+    rope = {"rope_theta": 500.0, "partial_rotary_factor": share}
+    with pytest.raises(PtwError, match="head_dim must be even and partial_rotary_factor at most 1"):
+        RopeConfig.of_parameters(rope, width, 128, partial=True)
 
 
 def test_no_type_of_transformers_is_missing():

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 SIZES = {
     "vocab_size": 101,
@@ -14,7 +21,10 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+WITHOUT_GROUPS = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
 MODELS = {
+    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**WITHOUT_GROUPS)),
+    "gpt_neox-tied": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**WITHOUT_GROUPS, tie_word_embeddings=True)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True)),
     "llama-tied": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)),
     "qwen3": lambda: Qwen3ForCausalLM(

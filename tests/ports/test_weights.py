@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ptw.ports.weights import Fuse, PadVocabulary, Rename, Same, Split, Stack, Transpose
+from ptw.ports.weights import Fuse, Named, PadVocabulary, Rename, Same, Split, Stack, Transpose, as_named
 
 OPERATORS = [
     (Same("a"), [(3, 4)]),
@@ -14,6 +14,7 @@ OPERATORS = [
     (Transpose("a", "b"), [(3, 4)]),
     (Stack(("expert.0", "expert.1"), "experts"), [(3, 4), (3, 4)]),
     (PadVocabulary("table", 70), [(70, 4)]),
+    (Named(PadVocabulary("table", 70), ("table", "old_table")), [(70, 4)]),
 ]
 
 
@@ -34,3 +35,13 @@ def test_a_padded_table_holds_zeros_up_to_a_multiple_of_64():
     (table,) = PadVocabulary("table", 70).from_hf([torch.ones(70, 4)])
     assert table.shape == (128, 4)
     assert table[70:].abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "written"),
+    [({"now"}, "now"), ({"before"}, "before"), (set(), "now"), ({"now", "before"}, "now")],
+)
+def test_a_tensor_of_several_names_goes_by_the_one_that_is_there(found, written):
+    plain, named = as_named([Same("a"), Named(Rename("now", "ours"), ("now", "before"))], found)
+    assert plain == Same("a")
+    assert (named.theirs, named.ours) == ((written,), ("ours",))
