@@ -5,6 +5,8 @@ frequencies depend on the length (dynamic, longrope): a key stays turned as it w
 the length that counts is that of the document, not of the longest in the batch.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,14 +17,21 @@ LIMITS = {
 TIE = 1e-9  # the reference's gap between best and second, relative: closer ones either may win
 
 
+def probe(subject: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """logits: (R, steps + 1, V), documents of uneven lengths; tokens: (R, new), and how close each was."""
+    found: dict[str, Tensor] = subject.exact().decoded(inputs) if "decode_steps" in inputs else {}
+    return found
+
+
 def measure(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, float]:
-    """decode.logits: (R, steps + 1, V), documents of uneven lengths; generated: (R, new) tokens."""
-    difference = ours["decode.logits"] - theirs["decode.logits"]
-    relative = difference.norm(dim=-1) / theirs["decode.logits"].norm(dim=-1)
+    if "logits" not in theirs:
+        return {}
+    difference = ours["logits"] - theirs["logits"]
+    relative = difference.norm(dim=-1) / theirs["logits"].norm(dim=-1)
     return {"relative": relative.max().item(), "tokens": float(_wrong_tokens(ours, theirs))}
 
 
 def _wrong_tokens(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> int:
     """After a tie the texts may differ: what follows one says nothing."""
-    before_tie = (theirs["generated.gap"] > TIE).long().cumprod(dim=-1).bool()
-    return int(torch.sum((ours["generated"] != theirs["generated"]) & before_tie))
+    before_tie = (theirs["gap"] > TIE).long().cumprod(dim=-1).bool()
+    return int(torch.sum((ours["tokens"] != theirs["tokens"]) & before_tie))

@@ -1,5 +1,8 @@
 """Documents that are packed together give what each gives alone, and none of them sees another."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 LIMITS = {
@@ -9,15 +12,31 @@ LIMITS = {
 PACKED, CHANGED = "packed.", "changed."
 
 
+def probe(subject: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """packed.WAY: (T, V); changed.WAY: the same with one document's tokens replaced; alone: the oracle."""
+    if "changed" not in inputs:
+        return {}
+    model = subject.exact()
+    if subject.is_reference:
+        documents = inputs["ids"].split(inputs["lengths"].tolist())
+        return {"alone": torch.cat([model.logits(document) for document in documents])}
+    packed, changed = model.packed(inputs["ids"], inputs), model.packed(inputs["changed"], inputs)
+    return {f"{PACKED}{way}": logits for way, logits in packed.items()} | {
+        f"{CHANGED}{way}": logits for way, logits in changed.items()
+    }
+
+
 def measure(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, float]:
-    """packed.BACKEND.logits, and changed.BACKEND.logits with one document's tokens replaced: (T, V)."""
-    others_T = theirs["documents"] != theirs["changed_document"]
+    if "alone" not in theirs:
+        return {}
+    alone_TV = theirs["alone"]
+    lengths = theirs["given.lengths"]
+    documents_T = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    others_T = documents_T != theirs["given.changed_document"]
     relative, leak = [], []
-    for name in sorted(ours):
-        if not (name.startswith(PACKED) and name.endswith(".logits")):
-            continue
-        difference_TV = ours[name] - theirs["logits"]
-        relative.append((difference_TV.norm(dim=-1) / theirs["logits"].norm(dim=-1)).max().item())
+    for name in sorted(name for name in ours if name.startswith(PACKED)):
+        difference_TV = ours[name] - alone_TV
+        relative.append((difference_TV.norm(dim=-1) / alone_TV.norm(dim=-1)).max().item())
         changed_TV = ours[CHANGED + name.removeprefix(PACKED)]
         leak.append(float((ours[name] != changed_TV).any(dim=-1)[others_T].sum()))
     return {"relative": _worst(relative), "leak": _worst(leak)}

@@ -59,12 +59,27 @@ class Guard(importlib.abc.MetaPathFinder):
         return None
 
 
-def run(module: str, folders: dict[str, str]) -> None:
-    """Import `module`, close the door, and call its `main(folders)`."""
+def run(module: str, folders: dict[str, str], processes: int) -> None:
+    """Import `module`, become so many processes, close the door, and call its `main(folders)` in each."""
     sys.meta_path.insert(0, Guard())
     main = importlib.import_module(module).main
+    children = _fork(processes - 1)
     _close(folders)
     main(folders)
+    failed = [child for child in children if os.waitpid(child, 0)[1]]
+    # threads that a port left behind must not keep the process
+    os._exit(1 if failed else 0)
+
+
+def _fork(count: int) -> list[int]:
+    """The others' process ids; in each of them none. What was imported is shared: only one paid for it."""
+    children: list[int] = []
+    for _ in range(count):
+        child = os.fork()
+        if child == 0:
+            return []
+        children.append(child)
+    return children
 
 
 def _close(folders: dict[str, str]) -> None:

@@ -1,31 +1,34 @@
 """Which cases is a port held to, and what does the reference say to them? Drawn, asked and kept by content.
 
-Both run in processes of their own: transformers is never imported here.
+Both happen in a process of their own: transformers is never imported here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import queue
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from ptw.errors import PtwError
+from ptw.verify import closure
 from ptw.verify.sandbox import PACKAGE
 
-MAKER_SECONDS, REFERENCE_SECONDS = 300, 600
-LAST_LINES = 12
-# what these files say decides the cases and the reference's answers: another text, another cache
-MAKER = ("configurations", "documents", "exact", "informative", "make_cases", "reference")
-SOURCES = (*MAKER, "nudge", "trace_reference")
+DRAWING_SECONDS, ANSWER_SECONDS = 300, 900
+LAST_LINES, LAST_BYTES = 12, 1 << 14
+MAKER, ANSWERER = (PACKAGE / "verify" / name for name in ("make_cases.py", "trace_reference.py"))
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,14 @@ class Family:
     def given(self) -> Path:
         return self.folder / "given"
 
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(path.name for path in self.given.iterdir())) if self.given.is_dir() else ()
+
+    def drawn(self, name: str) -> dict[str, Any]:
+        """What a case is for: its name, kind, changes and seed."""
+        values: dict[str, Any] = json.loads((self.folder / "drawn" / f"{name}.json").read_text())
+        return values
 
     @property
     def error(self) -> str:
@@ -49,22 +57,85 @@ class Family:
         return file.read_text() if file.exists() else ""
 
 
-def draw(model_types: Sequence[str], level: str, seed: int, folder: Path, cache: Path) -> list[Family]:
+class Reference:
+    """The reference's process, started when it is first needed, or before to import meanwhile."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.words = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self.lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ptw.verify.serve_reference"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.words,
+                env=_environment(),
+                cwd=PACKAGE.parent,
+            )
+            threading.Thread(target=self._listen, args=[self.process], daemon=True).start()
+
+    def draw(self, requests: Sequence[Mapping[str, object]]) -> None:
+        self._ask("draw", requests, DRAWING_SECONDS)
+
+    def answer(self, requests: Sequence[Mapping[str, object]]) -> None:
+        self._ask("answer", requests, ANSWER_SECONDS)
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+        self.words.close()
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.lines.put(line)
+        self.lines.put(b"")
+
+    def _ask(self, kind: str, requests: Sequence[Mapping[str, object]], seconds: int) -> None:
+        """Have every request done; PtwError with the process's last words if it could not."""
+        if not requests:
+            return
+        self.start()
+        assert self.process is not None and self.process.stdin is not None
+        asked = {"kind": kind, "requests": list(requests), "workers": os.cpu_count() or 1}
+        try:
+            self.process.stdin.write(json.dumps(asked).encode() + b"\n")
+            self.process.stdin.flush()
+            line = self.lines.get(timeout=seconds)
+        except (BrokenPipeError, queue.Empty) as error:
+            why = "ended" if isinstance(error, BrokenPipeError) else f"took longer than {seconds} seconds"
+            raise PtwError(f"the reference's process {why}:\n{self._last_words()}") from None
+        if not line or json.loads(line)["failed"]:
+            raise PtwError(f"the reference's process failed:\n{self._last_words()}")
+
+    def _last_words(self) -> str:
+        self.words.seek(max(0, self.words.seek(0, os.SEEK_END) - LAST_BYTES))
+        return "\n".join(self.words.read().decode(errors="replace").splitlines()[-LAST_LINES:])
+
+
+def draw(
+    model_types: Sequence[str], level: str, seed: int, folder: Path, cache: Path, reference: Reference
+) -> list[Family]:
     """The cases of each family, below `folder`; those for practice, always the same, are kept in `cache`."""
     families = [Family(model_type, folder / model_type) for model_type in model_types]
     missing = []
     for family in families:
+        family.given.mkdir(parents=True, exist_ok=True)
         kept = cache / "cases" / _key(family.model_type, level, str(seed))
         if kept.is_dir() and level == "practice":
-            shutil.copytree(kept, family.folder)
+            shutil.copytree(kept, family.folder, dirs_exist_ok=True)
         else:
             missing.append((family, kept))
-    if missing:
-        requests = [
+    reference.draw(
+        [
             {"model_type": family.model_type, "level": level, "seed": seed, "folder": str(family.folder)}
             for family, _ in missing
         ]
-        _run_maker(requests)
+    )
     for family, kept in missing:
         if level == "practice" and not family.error:
             publish(family.folder, kept)
@@ -76,35 +147,6 @@ def are_kept(model_types: Sequence[str], seed: int, cache: Path) -> bool:
     return all((cache / "cases" / _key(name, "practice", str(seed))).is_dir() for name in model_types)
 
 
-class Reference:
-    """The reference's process. It imports while ports run, and is asked when they have ended."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [*_python("ptw.verify.trace_reference")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=_environment(),
-            cwd=PACKAGE.parent,
-        )
-
-    def ask(self, requests: Sequence[dict[str, str]]) -> None:
-        """Compute every request and end."""
-        try:
-            _, stderr = self.process.communicate(json.dumps(requests).encode(), timeout=REFERENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.close()
-            raise PtwError(f"the reference took longer than {REFERENCE_SECONDS} seconds") from None
-        if self.process.returncode:
-            raise PtwError(f"the reference's process failed:\n{_last(stderr)}")
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.communicate()
-
-
 def cache_folder(root: Path | None) -> Path:
     """Of the workspace, else of the user."""
     if root is not None:
@@ -112,9 +154,9 @@ def cache_folder(root: Path | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptw" / "verify"
 
 
-def digest(*folders: Path) -> str:
+def digest(*folders: Path, sources: Sequence[Path] = ()) -> str:
     """Of names and contents of the files, of the versions that compute with them, and of how they do."""
-    hashed = hashlib.sha256(_key().encode())
+    hashed = hashlib.sha256(_base().encode() + closure.digest([ANSWERER, *sources]).encode())
     for folder in folders:
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             hashed.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())
@@ -142,44 +184,21 @@ def versions() -> Iterator[tuple[str, str]]:
         yield name, metadata.version(name)
 
 
+@functools.cache
+def _base() -> str:
+    return json.dumps([list(versions()), list(sys.version_info[:2])])
+
+
 def _key(*parts: str) -> str:
-    hashed = hashlib.sha256()
-    for name in SOURCES:
-        hashed.update((PACKAGE / "verify" / f"{name}.py").read_bytes())
-    hashed.update(json.dumps([parts, list(versions()), list(sys.version_info[:2])]).encode())
-    return hashed.hexdigest()
-
-
-def _run_maker(requests: list[dict[str, object]]) -> None:
-    command = [*_python("ptw.verify.make_cases"), json.dumps(requests)]
-    try:
-        done = subprocess.run(
-            command,
-            env=_environment(),
-            cwd=PACKAGE.parent,
-            capture_output=True,
-            timeout=MAKER_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise PtwError(f"drawing the cases took longer than {MAKER_SECONDS} seconds") from None
-    if done.returncode:
-        raise PtwError(f"drawing the cases failed:\n{_last(done.stderr)}")
-
-
-def _python(module: str) -> list[str]:
-    return [sys.executable, "-m", module]
+    said = json.dumps([_base(), closure.digest([MAKER]), *parts])
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _environment() -> dict[str, str]:
-    """One thread: the two processes that may run at a time have a core each; and never the network."""
+    """One thread: as many processes run as there are cores; and never the network."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
     }
-
-
-def _last(stderr: bytes) -> str:
-    return "\n".join(stderr.decode(errors="replace").splitlines()[-LAST_LINES:])

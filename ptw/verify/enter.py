@@ -23,7 +23,7 @@ BOOT = """
 import sys
 sys.path.insert(0, {path!r})
 from ptw.verify.apart import run
-run({module!r}, {folders!r})
+run({module!r}, {folders!r}, {processes!r})
 """
 ENVIRONMENT = {
     "PATH": os.defpath,
@@ -56,7 +56,9 @@ def main() -> None:
     _drop_privileges(spec, missing)
     with os.fdopen(status, "w") as report:
         json.dump({"missing": missing}, report)
-    boot = BOOT.format(path=str(Path(package).parent), module=spec["module"], folders=folders)
+    boot = BOOT.format(
+        path=str(Path(package).parent), module=spec["module"], folders=folders, processes=spec["side_by_side"]
+    )
     os.execve(spec["executable"], [spec["executable"], "-I", "-B", "-c", boot], ENVIRONMENT)
 
 

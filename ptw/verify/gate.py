@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ptw.errors import PtwError
 from ptw.ports.source import resolve
-from ptw.verify import cases, sandbox
+from ptw.verify import cases, sandbox, trace_port
 from ptw.verify.cases import Family, Reference
 from ptw.verify.judge import CaseFiles, Verifier, judge, read_verifiers
 from ptw.verify.report import PortReport, Report
@@ -24,7 +26,8 @@ from ptw.workspace import manifest, rooms
 
 Level = Literal["practice", "acceptance"]
 Progress = Callable[[str], None]
-SIDE_BY_SIDE = 2  # ports, and processes of the reference
+MODULES = {1: "ptw.verify.trace_port"}  # by the number of workers that hold one model
+LIMITS = sandbox.Limits(seconds=300)
 PRACTICE_SEED = 0
 
 
@@ -41,7 +44,8 @@ def run_gates(
     a verifier that can't be used; whatever a port does is in the report.
     """
     chosen = choose(root, names)
-    verifiers = read_verifiers(rooms.files(root, "verifiers"))
+    read = read_verifiers(rooms.files(root, "verifiers"))
+    verifiers = [verifier for verifier in read if level in verifier.levels]
     if seed is None:
         seed = PRACTICE_SEED if level == "practice" else secrets.randbits(48)
     with tempfile.TemporaryDirectory(prefix="ptw-verify-") as folder:
@@ -80,6 +84,31 @@ def _port_of_model(root: Path | None, name: str, known: Mapping[str, Path]) -> s
     return str(model_type)
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """Verifiers whose probes run under the same circumstances: one process of each port, or several."""
+
+    name: str
+    verifiers: tuple[Verifier, ...]
+
+    @property
+    def workers(self) -> int:
+        return self.verifiers[0].workers
+
+    @property
+    def alone(self) -> bool:
+        return self.verifiers[0].alone
+
+
+def passes(verifiers: Sequence[Verifier]) -> list[_Pass]:
+    """One that starts while cases are drawn; after it those that need two processes, or quiet."""
+    kinds = sorted({(verifier.alone, verifier.workers) for verifier in verifiers} | {(False, 1)})
+    names = {(False, 1): "together", (False, 2): "sharded", (True, 1): "alone", (True, 2): "alone-sharded"}
+    return [
+        _Pass(names[kind], tuple(one for one in verifiers if (one.alone, one.workers) == kind)) for kind in kinds
+    ]
+
+
 class _Gate:
     """One run. Its phases follow each other: while a port's process lives, no reference output exists."""
 
@@ -95,25 +124,42 @@ class _Gate:
     ) -> None:
         self.ports, self.verifiers, self.level, self.seed = ports, verifiers, level, seed
         self.folder, self.progress = folder, progress
+        self.passes = passes(verifiers)
         self.cache = cases.cache_folder(root)
         # without a file tree of its own a port could read what was kept
         self.keeps = sandbox.namespaces() is not None
         self.seconds: list[tuple[str, float]] = []
+        cores = os.cpu_count() or 1
+        self.side_by_side = min(cores, len(ports))
+        self.processes = max(1, cores // self.side_by_side)  # of each port
+        self.gate = folder / "gate"
 
     def run(self) -> Report:
+        for name, file in self.ports.items():
+            self._freeze(name, file)
         with contextlib.ExitStack() as stack:
-            # it imports while ports run; not needed when all that it would say is kept
-            drawn = self.level == "practice" and cases.are_kept(list(self.ports), self.seed, self.cache)
-            warm = [] if drawn or not self.keeps else [self._warm_reference(stack)]
+            reference = Reference()
+            stack.callback(reference.close)
+            pool = stack.enter_context(ThreadPoolExecutor(self.side_by_side))
+            kept = self.level == "practice" and cases.are_kept(list(self.ports), self.seed, self.cache)
+            if not (kept and self.keeps):
+                reference.start()  # it imports while the ports' processes do
+            drawn = threading.Event()
+            stack.callback(drawn.set)
+            started = [pool.submit(self._run_port, name, self.passes[0], drawn) for name in self.ports]
             with self._phase("drawing cases"):
                 place = self.folder / "cases"
-                families = cases.draw(list(self.ports), self.level, self.seed, place, self.cache)
-            with self._phase("running ports"), ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-                outcomes = list(pool.map(self._run_port, families))
+                families = cases.draw(list(self.ports), self.level, self.seed, place, self.cache, reference)
+                self._go(families)
+                drawn.set()
+            with self._phase("running ports"):
+                outcomes = [future.result() for future in started]
+                for later in self.passes[1:]:
+                    outcomes += self._run_later(later, pool, drawn)
             with self._phase("asking the reference"):
-                self._ask(families, warm, stack)
+                self._ask(families, reference)
             with self._phase("judging"):
-                found = [self._judge(*pair) for pair in zip(families, outcomes, strict=True)]
+                found = [self._judge(family, outcomes[at :: len(families)]) for at, family in enumerate(families)]
         missing = tuple(dict.fromkeys(entry for outcome in outcomes for entry in outcome.missing))
         return Report(
             self.level,
@@ -131,77 +177,99 @@ class _Gate:
         yield
         self.seconds.append((name, round(time.monotonic() - start, 2)))
 
-    def _warm_reference(self, stack: contextlib.ExitStack) -> Reference:
-        reference = Reference()
-        stack.callback(reference.close)
-        return reference
+    def _freeze(self, name: str, file: Path) -> None:
+        """A workspace with this one port, and the verifiers: what is verified is what was read now."""
+        room = self.folder / "workspaces" / name / "models"
+        room.mkdir(parents=True)
+        shutil.copyfile(file, room / f"{name}.py")
+        (self.folder / "cases" / name / "given").mkdir(parents=True)
+        for one in self.passes:
+            (self.folder / "verifiers" / one.name).mkdir(parents=True, exist_ok=True)
+            for verifier in one.verifiers:
+                shutil.copyfile(verifier.file, self.folder / "verifiers" / one.name / f"{verifier.name}.py")
+        self.gate.mkdir(exist_ok=True)
 
-    def _run_port(self, family: Family) -> sandbox.Outcome:
-        """A workspace with this one port, frozen: what is verified is what was read now."""
-        if not family.names:
-            return sandbox.Outcome()
-        workspace = self.folder / "workspaces" / family.model_type
-        (workspace / "models").mkdir(parents=True)
-        shutil.copyfile(self.ports[family.model_type], workspace / "models" / f"{family.model_type}.py")
-        inputs = {"workspace": workspace, "cases": family.given}
-        output = self.folder / "outputs" / family.model_type
-        return sandbox.run_apart("ptw.verify.trace_port", inputs, output)
+    def _go(self, families: Sequence[Family]) -> None:
+        for family in families:
+            sandbox.readable(family.given)
+        (self.gate / trace_port.GO).touch()
+
+    def _run_port(self, name: str, one: _Pass, drawn: threading.Event) -> sandbox.Outcome:
+        inputs = {
+            "workspace": self.folder / "workspaces" / name,
+            "verifiers": self.folder / "verifiers" / one.name,
+            "cases": self.folder / "cases" / name / "given",
+            "gate": self.gate,
+        }
+        output = self.folder / "outputs" / name / one.name
+        processes = self.processes if one.workers == 1 and not one.alone else one.workers
+        return sandbox.run_apart(MODULES[one.workers], inputs, output, LIMITS, processes, drawn.wait)
+
+    def _run_later(
+        self, one: _Pass, pool: ThreadPoolExecutor, drawn: threading.Event
+    ) -> list[sandbox.Outcome]:
+        if one.alone:
+            return [self._run_port(name, one, drawn) for name in self.ports]
+        return list(pool.map(lambda name: self._run_port(name, one, drawn), self.ports))
 
     def _files(self, family: Family, name: str) -> CaseFiles:
         answers = self.folder / "answers" / family.model_type
         answers.mkdir(parents=True, exist_ok=True)
+        outputs = self.folder / "outputs" / family.model_type
+        port = family.model_type
         return CaseFiles(
             name=name,
             given=family.given / name,
             drawn=family.folder / "drawn" / f"{name}.json",
-            ours=self.folder / "outputs" / family.model_type / name,
-            reference=answers / f"{name}.safetensors",
-            export=answers / f"{name}.export.safetensors",
+            ours=tuple(outputs / one.name / name for one in self.passes),
+            answer=answers / f"{name}.safetensors",
+            reopened=answers / f"{name}.reopened.safetensors",
+            source=self.folder / "workspaces" / port / "models" / f"{port}.py",
         )
 
-    def _ask(self, families: Sequence[Family], warm: list[Reference], stack: contextlib.ExitStack) -> None:
+    def _ask(self, families: Sequence[Family], reference: Reference) -> None:
         """What the cache doesn't hold is computed, by as many processes as there are cores."""
+        verifiers = [str(verifier.file) for verifier in self.verifiers]
         files = [self._files(family, name) for family in families for name in family.names]
-        requests = [request for case in files for request in _requests(case)]
-        kept = {request["write"]: self.cache / "answers" / _name(request) for request in requests}
+        requests = [request for case in files for request in _requests(case, verifiers)]
+        sources = [verifier.file for verifier in self.verifiers]
         missing = []
         for request in requests:
-            if self.keeps and kept[request["write"]].exists():
-                shutil.copyfile(kept[request["write"]], request["write"])
+            kept = self.cache / "answers" / _name(request, sources)
+            if self.keeps and kept.exists():
+                shutil.copyfile(kept, str(request["write"]))
             else:
-                missing.append(request)
-        if not missing:
-            return
-        workers = warm or [self._warm_reference(stack)]
-        if len(missing) > 40:  # a second import is worth it
-            workers.append(self._warm_reference(stack))
-        with ThreadPoolExecutor(len(workers)) as pool:
-            shares = [missing[start :: len(workers)] for start in range(len(workers))]
-            list(pool.map(lambda worker, share: worker.ask(share), workers, shares))
+                missing.append((request, kept))
+        reference.answer([request for request, _ in missing])
         if self.keeps and self.level == "practice":
-            for request in missing:
-                if Path(request["write"]).exists():
-                    cases.publish(Path(request["write"]), kept[request["write"]])
+            for request, kept in missing:
+                if Path(str(request["write"])).exists():
+                    cases.publish(Path(str(request["write"])), kept)
 
-    def _judge(self, family: Family, outcome: sandbox.Outcome) -> PortReport:
+    def _judge(self, family: Family, outcomes: Sequence[sandbox.Outcome]) -> PortReport:
         if family.error:
             failure = f"no cases could be drawn: {family.error}"
             return PortReport(family.model_type, failures=(failure,))
         files = [self._files(family, name) for name in family.names]
         report = judge(family.model_type, files, self.verifiers)
-        if outcome.error:
-            report = replace(report, failures=(f"its process {outcome.error}", *report.failures))
-        return report
+        failures = tuple(f"its process {outcome.error}" for outcome in outcomes if outcome.error)
+        return replace(report, failures=(*failures, *report.failures))
 
 
-def _requests(case: CaseFiles) -> Iterator[dict[str, str]]:
+def _requests(case: CaseFiles, verifiers: Sequence[str]) -> Iterator[dict[str, object]]:
     """For what the port answered only: the rest has failed already."""
-    if not (case.ours / "trace.safetensors").exists():
+    said = case.ours[0]
+    if not (said / "trace.safetensors").exists():
         return
-    yield {"given": str(case.given), "write": str(case.reference)}
-    yield {"given": str(case.given), "write": str(case.export), "export": str(case.ours / "export")}
+    yield {"given": str(case.given), "write": str(case.answer), "verifiers": verifiers}
+    if (said / "export").exists() or (said / "adapter").exists():
+        handed = {"handed": str(said), "verifiers": verifiers}
+        yield {"given": str(case.given), "write": str(case.reopened), **handed}
 
 
-def _name(request: dict[str, str]) -> str:
-    folders = [Path(request[name]) for name in ("given", "export") if name in request]
-    return f"{cases.digest(*folders)}.safetensors"
+def _name(request: Mapping[str, object], sources: Sequence[Path]) -> str:
+    folders = [Path(str(request["given"]))]
+    if "handed" in request:
+        handed = Path(str(request["handed"]))
+        folders += [handed / name for name in ("export", "adapter") if (handed / name).exists()]
+    return f"{cases.digest(*folders, sources=sources)}.safetensors"

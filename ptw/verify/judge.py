@@ -19,17 +19,25 @@ from ptw.verify.report import Measured, PortReport
 from ptw.workspace import rooms
 
 Tensors = dict[str, Tensor]
-BACKENDS = ("dense", "documents")
+MOST_SAID = 5  # explanations of one verifier for one case
 TEXT_LIMIT = 2000  # characters of what a port may say for itself
 EXPORTED = {"config.json", "model.safetensors.index.json"}
-WRITTEN = {"trace.safetensors", "export", "error", "refused"}
+WRITTEN = {"trace.safetensors", "export", "adapter", "error", "refused"}
+LEVELS = ("practice", "acceptance")
 
 
 @dataclass(frozen=True)
 class Verifier:
+    """A file of the room. `probe` and `reopen` of the file run elsewhere (see `subject`)."""
+
     name: str
+    file: Path
     limits: Mapping[str, float]
     measure: Callable[[Tensors, Tensors], dict[str, float]]
+    explain: Callable[[Tensors, Tensors], list[str]] | None = None
+    workers: int = 1  # processes that its probe runs in at once, the model sharded over them
+    alone: bool = False  # nothing else runs meanwhile: it takes times
+    levels: tuple[str, ...] = LEVELS
 
 
 @dataclass(frozen=True)
@@ -39,28 +47,37 @@ class CaseFiles:
     name: str
     given: Path
     drawn: Path
-    ours: Path  # a folder
-    reference: Path  # files
-    export: Path
+    ours: tuple[Path, ...]  # a folder a pass
+    answer: Path  # files
+    reopened: Path
+    source: Path  # the port's text
 
 
 def read_verifiers(files: Mapping[str, Path]) -> list[Verifier]:
     """PtwError names the file that has no LIMITS or no measure: a gate that measures nothing is no pass."""
-    found = []
-    for name, path in files.items():
-        module = rooms.load(path)
-        limits, measure = getattr(module, "LIMITS", None), getattr(module, "measure", None)
-        if not isinstance(limits, dict) or not limits:
-            raise PtwError(f"{path}: LIMITS must name at least one metric and its largest accepted value")
-        if not callable(measure):
-            raise PtwError(f"{path}: it has no measure(ours, theirs), which gives a value for each limit")
-        for metric, limit in limits.items():
-            if not isinstance(limit, float | int) or math.isnan(limit):
-                raise PtwError(f"{path}: LIMITS[{metric!r}] = {limit!r}: a limit is a number")
-        found.append(Verifier(name, dict(limits), measure))
+    found = [_read_verifier(name, path) for name, path in files.items()]
     if not found:
         raise PtwError("no verifiers: a gate without them would pass anything; reinstall ptw")
     return found
+
+
+def _read_verifier(name: str, path: Path) -> Verifier:
+    module = rooms.load(path)
+    limits, measure = getattr(module, "LIMITS", None), getattr(module, "measure", None)
+    if not isinstance(limits, dict) or not limits:
+        raise PtwError(f"{path}: LIMITS must name at least one metric and its largest accepted value")
+    if not callable(measure):
+        raise PtwError(f"{path}: it has no measure(ours, theirs), which gives a value for each limit")
+    for metric, limit in limits.items():
+        if not isinstance(limit, float | int) or math.isnan(limit):
+            raise PtwError(f"{path}: LIMITS[{metric!r}] = {limit!r}: a limit is a number")
+    workers, levels = getattr(module, "WORKERS", 1), tuple(getattr(module, "LEVELS", LEVELS))
+    if not isinstance(workers, int) or workers not in (1, 2):
+        raise PtwError(f"{path}: WORKERS = {workers!r}: a probe runs in 1 process or in 2")
+    if not levels or not set(levels) <= set(LEVELS):
+        raise PtwError(f"{path}: LEVELS = {levels!r}: it takes {' and '.join(LEVELS)}")
+    explain, alone = getattr(module, "explain", None), bool(getattr(module, "ALONE", False))
+    return Verifier(name, path, dict(limits), measure, explain, workers, alone, levels)
 
 
 def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) -> PortReport:
@@ -68,27 +85,46 @@ def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) 
     cases, verifiers = list(cases), list(verifiers)
     failures = [] if cases else ["no cases were drawn for it"]
     refused: list[str] = []
+    explained: list[str] = []
     values: dict[tuple[str, str], list[tuple[float, str]]] = {}
     for case in cases:
         try:
             tensors = _read(case, refused)
-            if tensors is None:
-                continue
-            for verifier in verifiers:
-                for metric, value in _measure(verifier, *tensors).items():
-                    values.setdefault((verifier.name, metric), []).append((value, case.name))
         except PtwError as failure:
             failures.append(f"{case.name}: {failure}")
-    measured = []
+            continue
+        for verifier in verifiers if tensors is not None else ():
+            ours, theirs = (of_verifier(said, verifier.name) for said in tensors or ())
+            try:
+                found = _measure(verifier, ours, theirs)
+            except PtwError as failure:
+                failures.append(f"{case.name}: {failure}")
+                continue
+            for metric, value in found.items():
+                values.setdefault((verifier.name, metric), []).append((value, case.name))
+            if any(not value <= verifier.limits[metric] for metric, value in found.items()):
+                explained += _explained(verifier, case.name, ours, theirs)
+    measured, by_case = [], []
     for verifier in verifiers:
         for metric, limit in verifier.limits.items():
-            found = values.get((verifier.name, metric))
-            if found:
-                worst, case_name = max(found, key=lambda entry: (math.isnan(entry[0]), entry[0]))
-                measured.append(Measured(verifier.name, metric, worst, float(limit), case_name))
+            worst = values.get((verifier.name, metric))
+            if worst:
+                value, name = max(worst, key=lambda entry: (math.isnan(entry[0]), entry[0]))
+                measured.append(Measured(verifier.name, metric, value, float(limit), name))
+                by_case += [(verifier.name, metric, name, value) for value, name in worst]
             elif not failures:
                 failures.append(f"{verifier.name}: a limit without a value: no case gave {metric!r}")
-    return PortReport(port, tuple(measured), tuple(failures), tuple(refused), len(cases))
+    return PortReport(
+        port, tuple(measured), tuple(failures), tuple(refused), len(cases), tuple(by_case), tuple(explained)
+    )
+
+
+def _explained(verifier: Verifier, case: str, ours: Tensors, theirs: Tensors) -> list[str]:
+    if verifier.explain is None:
+        return []
+    said = verifier.explain(ours, theirs)
+    more = [f"and {len(said) - MOST_SAID} more"] if len(said) > MOST_SAID else []
+    return [f"{verifier.name}, case {case}: {text}" for text in said[:MOST_SAID] + more]
 
 
 def _measure(verifier: Verifier, ours: Tensors, theirs: Tensors) -> dict[str, float]:
@@ -105,42 +141,55 @@ def _measure(verifier: Verifier, ours: Tensors, theirs: Tensors) -> dict[str, fl
 
 def _read(case: CaseFiles, refused: list[str]) -> tuple[Tensors, Tensors] | None:
     """What both said; None for a rightful refusal; PtwError for what the port should not have written."""
-    written = {path.name for path in case.ours.iterdir()} if case.ours.is_dir() else set()
-    if "error" in written:
-        raise PtwError(f"the port failed:\n{_text(case.ours / 'error')}")
-    if "refused" in written:
-        refused.append(f"{case.name}: {_refusal(case)}")
-        return None
-    if written != {"trace.safetensors", "export"}:
-        extra = ", ".join(sorted(written - WRITTEN))
-        raise PtwError(f"the port wrote what it should not: {extra}" if extra else "the port wrote nothing")
-    exports = {path.name for path in (case.ours / "export").iterdir()}
-    if odd := {name for name in exports if not name.endswith(".safetensors")} - EXPORTED:
-        raise PtwError(f"the port's export holds what no checkpoint does: {', '.join(sorted(odd))}")
-    theirs = _reference(case.reference)
-    ours = _tensors(case.ours / "trace.safetensors")
+    ours: Tensors = {}
+    for folder in case.ours:
+        written = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if "error" in written:
+            raise PtwError(f"the port failed:\n{_text(folder / 'error')}")
+        if "refused" in written:
+            refused.append(f"{case.name}: {_refusal(case, folder)}")
+            return None
+        if "trace.safetensors" not in written or written - WRITTEN:
+            extra = ", ".join(sorted(written - WRITTEN))
+            raise PtwError(f"the port wrote what it should not: {extra}" if extra else "the port wrote nothing")
+        ours |= _tensors(folder / "trace.safetensors")
+        ours |= {f"weights/exported.{key}": tensor for key, tensor in _exported(folder / "export").items()}
+    theirs = _said(case.answer)
+    if case.reopened.exists() or case.reopened.with_suffix(".error").exists():
+        theirs |= _said(case.reopened)
     _compare_shapes(ours, theirs)
-    exported = _reference(case.export)
-    ours |= {"export.logits": exported["export.logits"], "export.problems": exported["export.problems"]}
-    for file in sorted((case.ours / "export").glob("*.safetensors")):
-        ours |= {f"weights.{key}": tensor for key, tensor in _tensors(file).items()}
-    return ours, theirs | {"export.logits": exported["original.logits"]} | given_tensors(case.given)
-
-
-def given_tensors(given: Path) -> Tensors:
-    inputs = load_file(given / "inputs.safetensors")
-    lengths = inputs["lengths"]
-    weights = load_file(given / "checkpoint" / "model.safetensors")
-    return {
-        "documents": torch.repeat_interleave(torch.arange(len(lengths)), lengths),
-        "changed_document": inputs["changed_document"],
-        **{f"weights.{key}": tensor for key, tensor in weights.items()},
+    given = load_file(case.given / "inputs.safetensors")
+    given |= {
+        f"weights.{key}": tensor
+        for key, tensor in load_file(case.given / "checkpoint" / "model.safetensors").items()
     }
+    source = torch.frombuffer(bytearray(case.source.read_bytes()), dtype=torch.uint8)
+    ours |= {"/source": source}
+    return ours, theirs | {f"/given.{name}": tensor for name, tensor in given.items()}
 
 
-def _refusal(case: CaseFiles) -> str:
+def _exported(folder: Path) -> Tensors:
+    """The tensors of the port's export, if it made one."""
+    if not folder.is_dir():
+        return {}
+    odd = {path.name for path in folder.iterdir() if not path.name.endswith(".safetensors")} - EXPORTED
+    if odd:
+        raise PtwError(f"the port's export holds what no checkpoint does: {', '.join(sorted(odd))}")
+    found: Tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        found |= _tensors(file)
+    return found
+
+
+def of_verifier(tensors: Tensors, name: str) -> Tensors:
+    """What concerns one verifier: its own probe's tensors, and what all may see."""
+    own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+    return own | {key[1:]: value for key, value in tensors.items() if key.startswith("/")}
+
+
+def _refusal(case: CaseFiles, folder: Path) -> str:
     """The refusal's text, if it names a field that the case changed; else refusing is failing."""
-    message = _text(case.ours / "refused")
+    message = _text(folder / "refused")
     changes = json.loads(case.drawn.read_text())["changes"]
     if not any(name in message for name in _names(changes)):
         said = f"it refused a configuration without naming what it does not implement: {message}"
@@ -155,28 +204,23 @@ def _names(value: Any) -> Iterable[str]:
             yield from _names(entry)
 
 
-def _reference(file: Path) -> Tensors:
-    said = file.with_suffix(".error")
-    if said.exists():
-        raise PtwError(f"the reference can't run it: {_text(said)}")
+def _said(file: Path) -> Tensors:
+    error = file.with_suffix(".error")
+    if error.exists():
+        raise PtwError(f"the reference can't run it: {_text(error)}")
     if not file.exists():
         raise PtwError("the reference gave no answer")
     return load_file(file)
 
 
 def _compare_shapes(ours: Tensors, theirs: Tensors) -> None:
-    """Names, shapes, dtypes and finite numbers, before any verifier sees them."""
-    expected = {name: tensor for name, tensor in theirs.items() if not name.endswith(".gap")}
-    for backend in BACKENDS:
-        expected |= dict.fromkeys((f"packed.{backend}.logits", f"changed.{backend}.logits"), theirs["logits"])
-    if odd := set(expected) ^ set(ours):
-        verb = "lacks" if odd <= set(expected) else "should not hold"
-        raise PtwError(f"the port's trace {verb} {', '.join(sorted(odd))}")
+    """Shapes, dtypes and finite numbers, before any verifier sees them."""
     for name, tensor in ours.items():
-        shape, dtype = tuple(expected[name].shape), expected[name].dtype
-        if tuple(tensor.shape) != shape or tensor.dtype != dtype:
-            raise PtwError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}, the reference's {shape} {dtype}")
-        if not bool(torch.isfinite(tensor).all()):
+        expected = theirs.get(name, tensor)
+        if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
+            found, wanted = (f"{tuple(one.shape)} {one.dtype}" for one in (tensor, expected))
+            raise PtwError(f"{name} is {found}, the reference's {wanted}")
+        if not name.startswith("weights/exported.") and not bool(torch.isfinite(tensor).all()):
             raise PtwError(f"{name} holds NaN or infinity")
 
 

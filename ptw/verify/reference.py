@@ -72,6 +72,16 @@ def opened(folder: Path) -> nn.Module:
     return model
 
 
+def opened_at(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The model of a checkpoint's folder as a user opens it in this dtype, its attention written out."""
+    from transformers import AutoModelForCausalLM
+
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, **PLAIN
+    )
+    return model.eval()
+
+
 def fresh(model: nn.Module) -> nn.Module:
     """The same parameters in a model that ran nothing: some RoPE types keep the length that they saw last."""
     kinds = {str(getattr(module, "rope_type", "")) for module in model.modules()}
@@ -87,9 +97,14 @@ def forward(model: nn.Module, ids: Tensor) -> Tensor:
     return logits
 
 
-def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint of this model holds, under its names; of tied tensors, one."""
+def saved_names(model: nn.Module) -> list[str]:
+    """The tensors that a checkpoint of this model holds; of tied ones, one."""
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     left_out = set(tied) if isinstance(tied, Mapping) else set()
-    state = {name: tensor for name, tensor in model.state_dict().items() if name not in left_out}
-    return {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in state.items()}
+    return [name for name in model.state_dict() if name not in left_out]
+
+
+def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What a checkpoint of this model holds, under its names."""
+    state = model.state_dict()
+    return {name: state[name].to(torch.bfloat16).contiguous() for name in saved_names(model)}

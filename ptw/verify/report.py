@@ -33,6 +33,8 @@ class PortReport:
     failures: tuple[str, ...] = ()  # what no metric can say: it crashed, wrote nothing, has no cases
     refused: tuple[str, ...] = ()  # cases that the port refused by name: not a pass of these fields
     cases: int = 0
+    by_case: tuple[tuple[str, str, str, float], ...] = ()  # verifier, metric, case, value
+    explained: tuple[str, ...] = ()  # what the verifiers say about their failures, in words
 
     @property
     def passed(self) -> bool:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -46,18 +46,27 @@ class Outcome:
     missing: tuple[str, ...] = field(default=())  # protections that this machine did not give
 
 
-def run_apart(module: str, inputs: Mapping[str, Path], output: Path, limits: Limits | None = None) -> Outcome:
+def run_apart(
+    module: str,
+    inputs: Mapping[str, Path],
+    output: Path,
+    limits: Limits | None = None,
+    processes: int = 1,
+    go: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Run `module.main(folders)` apart; `folders` names each input (read-only) and `output` (writable).
 
-    Inputs are folders made for this: they become readable for all.
+    Inputs are folders made for this: they become readable for all. `go` returns when the inputs are whole: the
+    process starts before, and its seconds count from there.
     """
     limits = limits or Limits()
     output.mkdir(parents=True, exist_ok=True)
     for path in inputs.values():
-        _readable(path)
+        readable(path)
     prefix = namespaces()
     status_read, status_write = os.pipe()
     spec = _spec(module, inputs, output, limits, namespaced=prefix is not None)
+    spec["side_by_side"] = processes
     command = [*(prefix or ()), sys.executable, "-I", str(ENTER), str(status_write), json.dumps(spec)]
     # the last words go to a file, which the process's own limit on files bounds
     with open(status_read) as status, tempfile.TemporaryFile() as words:
@@ -72,6 +81,11 @@ def run_apart(module: str, inputs: Mapping[str, Path], output: Path, limits: Lim
             cwd="/",
         )
         os.close(status_write)
+        try:
+            go()
+        except BaseException:
+            _end(process)
+            raise
         error = _wait(process, limits.seconds, words) or _remove_odd(output)
         reported = status.read()
     missing = json.loads(reported)["missing"] if reported else []
@@ -93,7 +107,7 @@ def namespaces() -> tuple[str, ...] | None:
     return None
 
 
-def _readable(folder: Path) -> None:
+def readable(folder: Path) -> None:
     """Inputs may be written for their owner only, and the process is a stranger."""
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)

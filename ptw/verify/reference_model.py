@@ -1,0 +1,126 @@
+"""How does the reference answer what a verifier asks? Hugging Face's own class, each document alone.
+
+Imports transformers. One forward per document is the oracle for packing too: Hugging Face's own packed
+forward leaks between documents in many families.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ptw.verify import reference
+from ptw.verify.subject import Tensors, arithmetic
+
+
+class ReferenceModel:
+    """Hugging Face's class with a checkpoint's weights (see `subject.Model`)."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype, exactly: bool) -> None:
+        self.exactly = exactly
+        with arithmetic(exactly):
+            opened = reference.opened(folder) if exactly else reference.opened_at(folder, dtype)
+        self.module: Any = opened
+
+    def logits(self, ids_T: Tensor) -> Tensor:
+        with arithmetic(self.exactly):
+            return reference.forward(self.module, ids_T)
+
+    def packed(self, ids: Tensor, inputs: Tensors) -> Tensors:
+        return {}
+
+    def decoded(self, inputs: Tensors) -> Tensors:
+        documents = inputs["ids"].split(inputs["lengths"].tolist())
+        steps, new_tokens = int(inputs["decode_steps"]), int(inputs["new_tokens"])
+        logits, generated, gaps = [], [], []
+        with arithmetic(self.exactly):
+            pairs = torch.stack([inputs["decode_document"], inputs["decode_prefill"]]).T
+            for place, prefill in pairs.tolist():
+                logits.append(self._stepped(documents[place], prefill, steps))
+                tokens, gap = self._generated(documents[place][:prefill], new_tokens)
+                generated.append(tokens)
+                gaps.append(gap)
+        return {
+            "logits": torch.stack(logits),
+            "tokens": torch.stack(generated),
+            "gap": torch.stack(gaps),
+        }
+
+    def gradients(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensors:
+        module = reference.fresh(self.module)
+        module.zero_grad(set_to_none=True)
+        with arithmetic(self.exactly, gradients=True):
+            pairs = zip(ids.split(list(lengths)), targets.split(list(lengths)), strict=True)
+            for document, answers in pairs:
+                logits = reference.fresh(module)(document[None], use_cache=False).logits[0]
+                functional.cross_entropy(logits, answers, reduction="sum", ignore_index=-100).backward()
+        saved = reference.saved_names(module)
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        found = {name: parameters[name] for name in saved if name in parameters}
+        gradients = {
+            name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+            for name, parameter in found.items()
+        }
+        module.zero_grad(set_to_none=True)
+        return gradients
+
+    @contextlib.contextmanager
+    def changed(self, key: str, value: Tensor) -> Iterator[None]:
+        held = self.module.state_dict(keep_vars=True)[key]
+        before = held.detach().clone()
+        held.data.copy_(value)
+        try:
+            yield
+        finally:
+            held.data.copy_(before)
+
+    @contextlib.contextmanager
+    def adapted(self, folder: Path) -> Iterator[None]:
+        raise NotImplementedError
+        yield
+
+    def _stepped(self, ids: Tensor, prefill: int, steps: int) -> Tensor:
+        module: Any = reference.fresh(self.module)
+        answer = module(ids[None, :prefill], use_cache=True)
+        logits = [answer.logits[0, -1]]
+        for place in range(prefill, prefill + steps):
+            one = ids[None, place : place + 1]
+            answer = module(one, past_key_values=answer.past_key_values, use_cache=True)
+            logits.append(answer.logits[0, -1])
+        return torch.stack(logits)
+
+    def _generated(self, prompt: Tensor, new_tokens: int) -> tuple[Tensor, Tensor]:
+        module: Any = reference.fresh(self.module)
+        module.generation_config.eos_token_id = None
+        answer = module.generate(
+            prompt[None],
+            attention_mask=torch.ones_like(prompt)[None],
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        best = torch.cat(answer.logits).topk(2).values
+        return answer.sequences[0, len(prompt) :], (best[:, 0] - best[:, 1]) / best[:, 0].abs()
+
+
+def opened_plainly(folder: Path) -> tuple[Any, int]:
+    """As any user of transformers would, in its own dtype; and how many keys did not fit."""
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype="auto",
+        attn_implementation="eager",
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    return model.eval(), sum(len(keys) for name, keys in info.items() if name.endswith(("_keys", "_msgs")))

@@ -1,0 +1,144 @@
+"""What can a verifier ask of a model? The same of a port and of its reference, each in its own process.
+
+A verifier's `probe(subject, inputs)` runs on both. In the port's process the subject is made by
+`port_model`, in the reference's by `reference_model`; every name that it gives back is the checkpoint's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ptw.verify import nudge
+from ptw.verify.exact import exact
+from ptw.workspace import rooms
+
+Tensors = dict[str, Tensor]
+Probe = Callable[[Any, Tensors], Tensors]
+
+
+class Model(Protocol):
+    """A checkpoint in memory, in one dtype. D documents of `lengths` stand one after the other in `ids`."""
+
+    module: nn.Module
+
+    def logits(self, ids_T: Tensor) -> Tensor:
+        """(T, V) of one document alone, nothing cached."""
+
+    def packed(self, ids: Tensor, inputs: Tensors) -> Tensors:
+        """(T, V) by each way in which a port takes several documents at once; of the reference none."""
+
+    def decoded(self, inputs: Tensors) -> Tensors:
+        """logits (R, steps + 1, V) through the cache; tokens (R, new), and how close the second best was."""
+
+    def gradients(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensors:
+        """Of the summed loss, by checkpoint key; documents are packed where the model packs."""
+
+    def changed(self, key: str, value: Tensor) -> contextlib.AbstractContextManager[None]:
+        """One tensor of the checkpoint replaced for a while."""
+
+    def adapted(self, folder: Path) -> contextlib.AbstractContextManager[None]:
+        """With the LoRA adapter of a folder in PEFT's format."""
+
+
+@dataclass
+class Subject:
+    """One case as a model of it can be asked. Models are opened when they are first asked for."""
+
+    is_reference: bool
+    given: Path
+    opened: Callable[[Path, torch.dtype, bool], Model]  # folder of a checkpoint, dtype, exact or not
+    handed: Path  # where the port leaves what the reference is to open: its export, its adapter
+    written: Callable[[Path, Path], None] | None = None  # the port's: a checkpoint opened and written again
+    reopened: Callable[[Path], tuple[Any, int]] | None = None  # the reference's: as any user opens a folder
+    _models: dict[tuple[torch.dtype, bool], Model] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.given / "checkpoint"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json, as the case has it."""
+        values: dict[str, Any] = json.loads((self.checkpoint / "config.json").read_text())
+        return values
+
+    @cached_property
+    def weights(self) -> Tensors:
+        """The checkpoint's tensors."""
+        return load_file(self.checkpoint / "model.safetensors")
+
+    def nudged(self, key: str) -> Tensor:
+        """A tensor of the checkpoint with noise on every element, the same for port and reference."""
+        return nudge.nudge(key, self.weights[key])
+
+    def export(self) -> None:
+        """The port opens the checkpoint and writes it again, for `reopen` to look at."""
+        if self.written is not None:
+            self.written(self.checkpoint, self.handed / "export")
+
+    def exact(self) -> Model:
+        """In fp64, every explicit fp32 lifted to fp64: no rounding noise is left between right ones."""
+        return self._model(torch.float64, exactly=True)
+
+    def at(self, dtype: torch.dtype) -> Model:
+        """In a dtype of training, computing as a user's own program would."""
+        return self._model(dtype, exactly=False)
+
+    def _model(self, dtype: torch.dtype, *, exactly: bool) -> Model:
+        key = (dtype, exactly)
+        if key not in self._models:
+            self._models[key] = self.opened(self.checkpoint, dtype, exactly)
+        return self._models[key]
+
+
+def probes(files: Mapping[str, Path], name: str = "probe") -> dict[str, Probe]:
+    """What each verifier asks; those that ask nothing are left out."""
+    found = {verifier: getattr(rooms.load(file), name, None) for verifier, file in files.items()}
+    return {verifier: probe for verifier, probe in found.items() if probe is not None}
+
+
+def ask(subject: Subject, asked: Mapping[str, Probe]) -> Tensors:
+    """Every answer under VERIFIER/NAME, ready to be written."""
+    inputs = load_file(subject.given / "inputs.safetensors")
+    found = {}
+    for verifier, probe in asked.items():
+        for name, tensor in probe(subject, dict(inputs)).items():
+            found[f"{verifier}/{name}"] = tensor.detach().clone().contiguous()
+    return found
+
+
+@contextlib.contextmanager
+def arithmetic(exactly: bool, *, gradients: bool = False) -> Iterator[None]:
+    """What everything that a model computes is computed under."""
+    with contextlib.ExitStack() as stack:
+        if exactly:
+            stack.enter_context(exact())
+        stack.enter_context(torch.enable_grad() if gradients else torch.no_grad())
+        yield
+
+
+def blocks(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The repeated blocks by name: the members of each outermost ModuleList that hold parameters."""
+    found: list[tuple[str, nn.Module]] = []
+
+    def walk(parent: nn.Module, path: str) -> None:
+        for name, child in parent.named_children():
+            place = f"{path}.{name}" if path else name
+            if isinstance(child, nn.ModuleList):
+                members = ((f"{place}.{at}", block) for at, block in enumerate(child))
+                found.extend(pair for pair in members if any(True for _ in pair[1].parameters()))
+            else:
+                walk(child, place)
+
+    walk(module, "")
+    return found
