@@ -100,7 +100,8 @@ class Reference:
         if not requests:
             return
         self.start()
-        assert self.process is not None and self.process.stdin is not None
+        assert self.process is not None
+        assert self.process.stdin is not None
         asked = {"kind": kind, "requests": list(requests), "workers": os.cpu_count() or 1}
         try:
             self.process.stdin.write(json.dumps(asked).encode() + b"\n")

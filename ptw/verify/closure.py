@@ -1,4 +1,4 @@
-"""Which files of ptw does a file depend on? What it imports, and what that imports, read without running it."""
+"""Which files of ptw does a file depend on? What it imports, and what that imports; nothing is run."""
 
 from __future__ import annotations
 

@@ -105,7 +105,8 @@ def passes(verifiers: Sequence[Verifier]) -> list[_Pass]:
     kinds = sorted({(verifier.alone, verifier.workers) for verifier in verifiers} | {(False, 1)})
     names = {(False, 1): "together", (False, 2): "sharded", (True, 1): "alone", (True, 2): "alone-sharded"}
     return [
-        _Pass(names[kind], tuple(one for one in verifiers if (one.alone, one.workers) == kind)) for kind in kinds
+        _Pass(names[kind], tuple(one for one in verifiers if (one.alone, one.workers) == kind))
+        for kind in kinds
     ]
 
 
@@ -159,7 +160,9 @@ class _Gate:
             with self._phase("asking the reference"):
                 self._ask(families, reference)
             with self._phase("judging"):
-                found = [self._judge(family, outcomes[at :: len(families)]) for at, family in enumerate(families)]
+                found = [
+                    self._judge(family, outcomes[at :: len(families)]) for at, family in enumerate(families)
+                ]
         missing = tuple(dict.fromkeys(entry for outcome in outcomes for entry in outcome.missing))
         return Report(
             self.level,
@@ -203,7 +206,13 @@ class _Gate:
         }
         output = self.folder / "outputs" / name / one.name
         processes = self.processes if one.workers == 1 and not one.alone else one.workers
-        return sandbox.run_apart(MODULES[one.workers], inputs, output, LIMITS, processes, drawn.wait)
+
+        def go() -> None:
+            drawn.wait()
+            if not (self.gate / trace_port.GO).exists():
+                raise PtwError("drawing the cases failed")  # ends the process that waits for them
+
+        return sandbox.run_apart(MODULES[one.workers], inputs, output, LIMITS, processes, go)
 
     def _run_later(
         self, one: _Pass, pool: ThreadPoolExecutor, drawn: threading.Event

@@ -151,7 +151,9 @@ def _read(case: CaseFiles, refused: list[str]) -> tuple[Tensors, Tensors] | None
             return None
         if "trace.safetensors" not in written or written - WRITTEN:
             extra = ", ".join(sorted(written - WRITTEN))
-            raise PtwError(f"the port wrote what it should not: {extra}" if extra else "the port wrote nothing")
+            raise PtwError(
+                f"the port wrote what it should not: {extra}" if extra else "the port wrote nothing"
+            )
         ours |= _tensors(folder / "trace.safetensors")
         ours |= {f"weights/exported.{key}": tensor for key, tensor in _exported(folder / "export").items()}
     theirs = _said(case.answer)
@@ -183,7 +185,9 @@ def _exported(folder: Path) -> Tensors:
 
 def of_verifier(tensors: Tensors, name: str) -> Tensors:
     """What concerns one verifier: its own probe's tensors, and what all may see."""
-    own = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+    own = {
+        key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")
+    }
     return own | {key[1:]: value for key, value in tensors.items() if key.startswith("/")}
 
 

@@ -103,11 +103,6 @@ class PortModel:
         finally:
             self._fill(operator, {})
 
-    @contextlib.contextmanager
-    def adapted(self, folder: Path) -> Iterator[None]:
-        raise NotImplementedError
-        yield
-
     def _fill(self, operator: Operator, changes: Mapping[str, Tensor]) -> None:
         with arithmetic(self.exactly):
             parameters = dict(self.module.named_parameters()) | dict(self.module.named_buffers())

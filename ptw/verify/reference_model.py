@@ -80,11 +80,6 @@ class ReferenceModel:
         finally:
             held.data.copy_(before)
 
-    @contextlib.contextmanager
-    def adapted(self, folder: Path) -> Iterator[None]:
-        raise NotImplementedError
-        yield
-
     def _stepped(self, ids: Tensor, prefill: int, steps: int) -> Tensor:
         module: Any = reference.fresh(self.module)
         answer = module(ids[None, :prefill], use_cache=True)

@@ -56,8 +56,8 @@ def run_apart(
 ) -> Outcome:
     """Run `module.main(folders)` apart; `folders` names each input (read-only) and `output` (writable).
 
-    Inputs are folders made for this: they become readable for all. `go` returns when the inputs are whole: the
-    process starts before, and its seconds count from there.
+    Inputs are folders made for this: they become readable for all. `go` returns when the inputs are whole:
+    the process starts before, and its seconds count from there.
     """
     limits = limits or Limits()
     output.mkdir(parents=True, exist_ok=True)

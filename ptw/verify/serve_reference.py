@@ -29,7 +29,8 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         failed = side_by_side(kinds[asked["kind"]], asked["requests"], asked["workers"])
-        print(json.dumps({"failed": failed}), flush=True)
+        sys.stdout.write(json.dumps({"failed": failed}) + "\n")
+        sys.stdout.flush()
 
 
 def draw(request: dict[str, Any]) -> None:
@@ -40,7 +41,8 @@ def draw(request: dict[str, Any]) -> None:
     try:
         make_cases.main(request["model_type"], request["level"], request["seed"], target)
     except Exception as error:
-        shutil.rmtree(target / "given", ignore_errors=True)
+        for case in (target / "given").iterdir():  # the folder itself is shown to the port's process
+            shutil.rmtree(case, ignore_errors=True)
         (target / "error").write_text(f"{type(error).__name__}: {error}")
 
 
@@ -73,7 +75,8 @@ def _work(work: Work, requests: Sequence[dict[str, Any]], taken: int, left: int)
             work(requests[int.from_bytes(number, "big")])
         status = 0
     except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.flush()
     finally:
         os._exit(status)
 

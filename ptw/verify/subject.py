@@ -46,9 +46,6 @@ class Model(Protocol):
     def changed(self, key: str, value: Tensor) -> contextlib.AbstractContextManager[None]:
         """One tensor of the checkpoint replaced for a while."""
 
-    def adapted(self, folder: Path) -> contextlib.AbstractContextManager[None]:
-        """With the LoRA adapter of a folder in PEFT's format."""
-
 
 @dataclass
 class Subject:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ptw.ports.port import load_port
-from ptw.verify import cases, judge, sandbox, trace_port
+from ptw.verify import cases, judge, sandbox, subject, trace_port
 from ptw.verify.cases import Family, Reference
 from ptw.verify.judge import CaseFiles, Verifier
 from ptw.verify.report import PortReport
@@ -19,6 +20,7 @@ from ptw.workspace import rooms
 
 PORTS = ("llama", "qwen3")
 ROOT = Path(__file__).resolve().parents[2]
+VERIFIERS = rooms.files(None, "verifiers")
 Tensors = dict[str, torch.Tensor]
 
 
@@ -34,46 +36,63 @@ class Answered:
         (name,) = [name for name in self.family.names if name.partition("-")[2] == start]
         return name
 
-    def theirs(self, name: str) -> Tensors:
-        return load_file(self.answers / f"{name}.safetensors") | judge.given_tensors(self.family.given / name)
+    def theirs(self, name: str, *, reopened: bool = False) -> Tensors:
+        """What the reference said, and what was given."""
+        given = load_file(self.family.given / name / "inputs.safetensors")
+        given |= {f"weights.{key}": tensor for key, tensor in self.weights(name).items()}
+        said = load_file(self.answers / f"{name}.safetensors")
+        said |= load_file(self.answers / f"{name}.reopened.safetensors") if reopened else {}
+        return said | {f"/given.{key}": tensor for key, tensor in given.items()}
 
-    def files(self, name: str, ours: Path) -> CaseFiles:
+    def weights(self, name: str) -> Tensors:
+        return load_file(self.family.given / name / "checkpoint" / "model.safetensors")
+
+    def files(self, name: str, ours: Path, source: Path) -> CaseFiles:
+        """The export that the reference looked at is the original checkpoint itself."""
         drawn = self.family.folder / "drawn" / f"{name}.json"
-        export = self.answers / f"{name}.export.safetensors"
-        return CaseFiles(
-            name, self.family.given / name, drawn, ours, self.answers / f"{name}.safetensors", export
+        answer, reopened = (
+            self.answers / f"{name}{end}" for end in (".safetensors", ".reopened.safetensors")
         )
+        return CaseFiles(name, self.family.given / name, drawn, (ours,), answer, reopened, source)
 
 
 @pytest.fixture(scope="session")
 def answered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answered]:
-    """By port; the export that the reference looked at is the original checkpoint itself."""
+    """By port; kept with the repository's own cases."""
     folder, cache = tmp_path_factory.mktemp("cases"), cases.cache_folder(ROOT)
-    found = {}
-    requests = []
-    for family in cases.draw(PORTS, "practice", 0, folder, cache):
-        answers = cache / "tests" / cases.digest(family.folder)
-        found[family.model_type] = Answered(family, answers)
-        if not answers.is_dir():
+    reference = Reference()
+    found, requests = {}, []
+    for family in cases.draw(PORTS, "practice", 0, folder, cache, reference):
+        kept = cache / "tests" / cases.digest(family.folder, sources=list(VERIFIERS.values()))
+        found[family.model_type] = Answered(family, kept)
+        if not kept.is_dir():
             aside = tmp_path_factory.mktemp("answers")
-            for name in family.names:
-                given = family.given / name
-                export = {"export": str(given / "checkpoint")}
-                requests.append({"given": str(given), "write": str(aside / f"{name}.safetensors")})
-                requests.append(
-                    {"given": str(given), "write": str(aside / f"{name}.export.safetensors"), **export}
-                )
             found[family.model_type] = Answered(family, aside)
-    if requests:
-        Reference().ask(requests)
-        for one in found.values():
-            cases.publish(one.answers, cache / "tests" / cases.digest(one.family.folder))
+            requests += [request for name in family.names for request in asked(family, name, aside)]
+    reference.answer(requests)
+    reference.close()
+    for one in found.values():
+        cases.publish(
+            one.answers, cache / "tests" / cases.digest(one.family.folder, sources=list(VERIFIERS.values()))
+        )
     return found
+
+
+def asked(family: Family, name: str, answers: Path) -> list[dict[str, object]]:
+    """What the gate asks of the reference; handed over is a copy of the checkpoint as the port's export."""
+    given = family.given / name
+    handed = answers.parent / f"{answers.name}-handed" / name
+    shutil.copytree(given / "checkpoint", handed / "export")
+    said = {"given": str(given), "verifiers": [str(file) for file in VERIFIERS.values()]}
+    return [
+        said | {"write": str(answers / f"{name}.safetensors")},
+        said | {"write": str(answers / f"{name}.reopened.safetensors"), "handed": str(handed)},
+    ]
 
 
 @pytest.fixture(scope="session")
 def stock_verifiers() -> dict[str, Verifier]:
-    return {verifier.name: verifier for verifier in judge.read_verifiers(rooms.files(None, "verifiers"))}
+    return {verifier.name: verifier for verifier in judge.read_verifiers(VERIFIERS)}
 
 
 @pytest.fixture
@@ -102,16 +121,22 @@ def measured(
 ) -> Callable[[str, str, str], dict[str, float]]:
     """Trace a port's text on one case, in this process, and measure it: {"logits.relative": ...}."""
 
+    asked = subject.probes({name: VERIFIERS[name] for name in ("logits", "packing", "decode")})
+
     def measure(port: str, text: str, case: str) -> dict[str, float]:
         root = write_port(port, text)
         one = answered[port]
         name = one.case(case)
-        ours = trace_port.trace(load_port(root / "models" / f"{port}.py"), root, one.family.given / name)
+        given = one.family.given / name
+        loaded = load_port(root / "models" / f"{port}.py")
+        ours = trace_port.trace(loaded, root, asked, given, root / "handed")
         theirs = one.theirs(name)
         return {
             f"{verifier}.{metric}": value
-            for verifier in ("logits", "packing", "decode")
-            for metric, value in stock_verifiers[verifier].measure(ours, theirs).items()
+            for verifier in asked
+            for metric, value in stock_verifiers[verifier]
+            .measure(judge.of_verifier(ours, verifier), judge.of_verifier(theirs, verifier))
+            .items()
         }
 
     return measure
@@ -134,10 +159,14 @@ def judged_apart(
         only.mkdir()
         os.symlink(one.family.given / name, tmp_path / "link")
         cases.publish(tmp_path / "link", only / name)
-        inputs = {"workspace": root, "cases": only}
+        gate = tmp_path / "gate"
+        gate.mkdir()
+        (gate / trace_port.GO).touch()
+        inputs = {"workspace": root, "cases": only, "verifiers": rooms.stock("verifiers"), "gate": gate}
         limits = sandbox.Limits(seconds=seconds)
         outcome = sandbox.run_apart("ptw.verify.trace_port", inputs, tmp_path / "output", limits)
-        files = one.files(name, tmp_path / "output" / name)
+        source = root / "models" / f"{port}.py"
+        files = one.files(name, tmp_path / "output" / name, source)
         return outcome, judge.judge(port, [files], stock_verifiers.values())
 
     return run

@@ -1,15 +1,19 @@
 """The judge passes nothing that was not measured, and no number that is not one."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from ptw.errors import PtwError
-from ptw.verify.judge import judge, read_verifiers
+from ptw.ports.port import load_port
+from ptw.verify import judge, subject, trace_port
+from ptw.verify.judge import Verifier, read_verifiers
 from ptw.verify.report import Measured, PortReport, Report
 from ptw.workspace import rooms
+from tests.verify.conftest import Answered
 
 GOOD = "LIMITS = {'size': 1.0}\ndef measure(ours, theirs):\n    return {'size': 0.0}\n"
 
@@ -27,7 +31,7 @@ def test_nan_and_infinity_fail() -> None:
 def test_nothing_to_check_is_not_a_pass() -> None:
     assert not Report("practice", 0, ()).passed
     assert not PortReport("llama").passed
-    assert not judge("llama", [], read_verifiers(rooms.files(None, "verifiers"))).passed
+    assert not judge.judge("llama", [], read_verifiers(rooms.files(None, "verifiers"))).passed
     with pytest.raises(PtwError, match="no verifiers"):
         read_verifiers({})
 
@@ -57,25 +61,32 @@ def test_a_report_is_json_also_with_nan() -> None:
     assert report.exit_code == 1
 
 
-@pytest.mark.parametrize("file", rooms.files(None, "verifiers").values(), ids=lambda file: file.stem)
-def test_a_stock_verifier_fails_on_nan(file: Path) -> None:
-    """Each gives NaN, or counts it, when every number of the port is NaN."""
-    (verifier,) = read_verifiers({file.stem: file})
-    tokens, vocabulary = 6, 4
-    theirs = {name: torch.rand(tokens, vocabulary) for name in ("logits", "decode.logits", "export.logits")}
-    theirs |= {
-        "nudged.a": torch.rand(vocabulary),
-        "weights.a": torch.rand(3),
-        "documents": torch.tensor([0, 0, 1, 1, 2, 2]),
-        "changed_document": torch.tensor([1]),
-        "generated": torch.zeros(2, 3, dtype=torch.int64),
-        "generated.gap": torch.ones(2, 3),
-    }
-    ours = {
-        name: torch.full_like(value, math.nan) for name, value in theirs.items() if value.is_floating_point()
-    }
-    ours |= {f"{kind}.dense.logits": ours["logits"] for kind in ("packed", "changed")}
-    ours |= {"generated": theirs["generated"], "export.problems": torch.tensor(0)}
-    values = verifier.measure(ours, theirs)
-    assert set(values) == set(verifier.limits)
-    assert any(not value <= verifier.limits[metric] for metric, value in values.items())
+@pytest.mark.parametrize("name", rooms.files(None, "verifiers"))
+def test_a_stock_verifier_fails_on_nan(
+    name: str,
+    answered: dict[str, Answered],
+    stock_verifiers: dict[str, Verifier],
+    text_of: Callable[[str], str],
+    write_port: Callable[[str, str], Path],
+    tmp_path: Path,
+) -> None:
+    """What a verifier asks of a real port, with NaN for every number of the port."""
+    verifier, one = stock_verifiers[name], answered["llama"]
+    case = one.case("plain")
+    root = write_port("llama", text_of("llama"))
+    port = load_port(root / "models" / "llama.py")
+    asked = subject.probes({name: verifier.file})
+    said = trace_port.trace(port, root, asked, one.family.given / case, tmp_path / "handed")
+    numbers = {key for key, tensor in said.items() if tensor.is_floating_point()}
+    if verifier.workers > 1 or verifier.alone or not numbers:
+        pytest.skip("no numbers of the port, or none in one process")
+    exported = f"{name}/exported."
+    said |= {f"{exported}{key}": value for key, value in one.weights(case).items()}
+    theirs = one.theirs(case, reopened=True)
+    limits = verifier.limits
+    right = verifier.measure(judge.of_verifier(said, name), judge.of_verifier(theirs, name))
+    assert right
+    assert all(value <= limits[metric] for metric, value in right.items()), right
+    said |= {key: torch.full_like(said[key], math.nan) for key in numbers}
+    spoilt = verifier.measure(judge.of_verifier(said, name), judge.of_verifier(theirs, name))
+    assert any(not value <= limits[metric] for metric, value in spoilt.items())
