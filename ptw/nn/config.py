@@ -126,6 +126,11 @@ def read_config(
     return config_class(**fields)
 
 
+def padding_id(pad_token_id: int | None, vocabulary: int) -> int | None:
+    """The token whose embedding learns nothing, in families that have one; -1 is the last id."""
+    return pad_token_id if pad_token_id is None or pad_token_id >= 0 else vocabulary + pad_token_id
+
+
 def _fault(name: str, value: Any, annotation: str) -> str | None:
     """What a field of this annotation must be, where the value isn't; sizes are positive, ids from 0 on."""
     kinds = annotation.split(" | ")

@@ -5,10 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MiniCPM3Config,
+    MiniCPM3ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -22,7 +26,20 @@ SIZES = {
     "num_key_value_heads": 2,
 }
 WITHOUT_GROUPS = {key: value for key, value in SIZES.items() if key != "num_key_value_heads"}
+# its head scales nothing, so that HF's own class can stand in for the port
+LATENT = {
+    "q_lora_rank": 20,
+    "kv_lora_rank": 14,
+    "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 6,
+}
+PATTERN = {"head_dim": 20, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}
 MODELS = {
+    "gemma3_text": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, **PATTERN)),
+    "minicpm3": lambda: MiniCPM3ForCausalLM(
+        MiniCPM3Config(**WITHOUT_GROUPS, **LATENT, num_key_value_heads=4, dim_model_base=48)
+    ),
     "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**WITHOUT_GROUPS)),
     "gpt_neox-tied": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**WITHOUT_GROUPS, tie_word_embeddings=True)),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True)),

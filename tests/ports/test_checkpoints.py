@@ -188,7 +188,12 @@ def test_an_export_never_overwrites_and_never_stays_half_written(checkpoint, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-FROM_SCRATCH = {"llama": 1.0, "gpt_neox": 1.0}  # the weight of a norm that changes nothing
+FROM_SCRATCH = {
+    "llama": 1.0,
+    "gpt_neox": 1.0,
+    "gemma3_text": 0.0,
+    "minicpm3": 1.0,
+}  # the weight of a norm that changes nothing
 
 
 @pytest.mark.parametrize("model_type", FROM_SCRATCH)
@@ -249,13 +254,14 @@ def test_a_table_of_another_size_than_the_vocabulary_is_an_error(copy, rows):
         ("rms_norm_eps", "1e-6", "rms_norm_eps = '1e-6': it must be a number"),
         ("num_key_value_heads", 3, "no multiple of num_key_value_heads = 3"),
         ("head_dim", 7, "must be even"),
-        ("rope_scaling", {"type": "linear"}, "need factor"),
+        ("rope_scaling", {"rope_type": "linear"}, "need factor"),
     ],
 )
 def test_a_value_that_describes_no_model_is_named(copy, key, value, message):
     config = json.loads((copy / "config.json").read_text())
-    if key not in {*config, "rope_scaling"}:
-        pytest.skip("this family has no such key")
+    latent = "kv_lora_rank" in config and key in ("num_key_value_heads", "head_dim")
+    if latent or key not in {*config, "rope_scaling"}:
+        pytest.skip("this family has no such key, or does not read it")
     config.pop("rope_parameters")
     (copy / "config.json").write_text(json.dumps({**config, key: value}))
     with pytest.raises(PtwError, match=message):
@@ -263,10 +269,10 @@ def test_a_value_that_describes_no_model_is_named(copy, key, value, message):
 
 
 @pytest.mark.parametrize("kinds", [["full_attention"], ["full_attention", "chunked_attention"]])
-def test_a_kind_of_layer_that_qwen3_has_not_is_refused(copy, kinds):
+def test_a_kind_of_layer_that_the_family_has_not_is_refused(copy, kinds):
     config = json.loads((copy / "config.json").read_text())
-    if config["model_type"] != "qwen3":
-        pytest.skip("the kinds of layers are qwen3's")
+    if config["model_type"] not in ("qwen3", "gemma3_text"):
+        pytest.skip("its layers are of one kind")
     (copy / "config.json").write_text(json.dumps({**config, "layer_types": kinds}))
     with pytest.raises(PtwError, match="layer_types"):
         load(copy, None)
@@ -294,3 +300,28 @@ def test_a_disk_that_fills_while_exporting_leaves_nothing(checkpoint, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert list(tmp_path.iterdir()) == []
+
+
+REFUSED = {
+    "gemma3_text": [
+        {"use_bidirectional_attention": True},
+        {"sliding_window": None},
+        {"hidden_activation": "prelu"},
+    ],
+    "gpt_neox": [{"num_attention_heads": 5}, {"hidden_act": "xielu"}, {"rotary_pct": 1.5}],
+    "minicpm3": [{"num_key_value_heads": 2}, {"qk_rope_head_dim": 7}, {"quantization_config": {}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "change"),
+    [(model_type, change) for model_type in REFUSED for change in REFUSED[model_type]],
+)
+def test_what_a_family_cannot_do_is_refused_by_name(model_type, change):
+    config = {"model_type": model_type, "vocab_size": 101, "hidden_size": 32, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 4, "intermediate_size": 48}
+    create(config, None, seed=1)
+    named = {"rotary_pct": "partial_rotary_factor", "qk_rope_head_dim": "head_dim"}
+    (key,) = change
+    with pytest.raises(PtwError, match=named.get(key, key)):
+        create(config | change, None, seed=1)

@@ -1,0 +1,233 @@
+"""Gemma 3, its text model (arXiv:2503.19786). Reference: transformers/models/gemma3/modeling_gemma3.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ptw.errors import PtwError
+from ptw.nn.activation import ACTIVATIONS
+from ptw.nn.attention import attend
+from ptw.nn.cache import KVCache, LayerCache, layers_of
+from ptw.nn.config import padding_id, read_config
+from ptw.nn.embedding import ScaledEmbedding
+from ptw.nn.head import Head, padded_rows
+from ptw.nn.layout import Layout
+from ptw.nn.norm import CentredRMSNorm
+from ptw.nn.rope import CONFIG_KEYS, RopeConfig, Ropes, Rotation
+from ptw.ports.weights import Operator, PadVocabulary, Same, Tied, linear
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+NORMS = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    ropes: Mapping[str, RopeConfig]
+    layer_types: tuple[str, ...]
+    vocab_size: int = 262_208
+    hidden_size: int = 2304
+    intermediate_size: int = 9216
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+    head_dim: int = 256
+    hidden_activation: str = "gelu_pytorch_tanh"
+    max_position_embeddings: int = 131_072
+    rms_norm_eps: float = 1e-6
+    attention_bias: bool = False
+    query_pre_attn_scalar: int = 256
+    sliding_window: int | None = 4096
+    final_logit_softcapping: float | None = None
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
+
+    @classmethod
+    def from_hf(cls, values: dict[str, Any]) -> Config:
+        layer_types = _layer_types(values, values.get("num_hidden_layers", cls.num_hidden_layers))
+        if SLIDING in layer_types and values.get("sliding_window", cls.sliding_window) is None:
+            raise PtwError(f"config.json: sliding_window is null, but layer_types has {SLIDING!r}")
+        width = values.get("head_dim", cls.head_dim)
+        positions = values.get("max_position_embeddings", cls.max_position_embeddings)
+        return read_config(
+            cls,
+            values,
+            derived={
+                "layer_types": layer_types,
+                "pad_token_id": padding_id(
+                    values.get("pad_token_id", cls.pad_token_id), values.get("vocab_size", cls.vocab_size)
+                ),
+                "ropes": {
+                    kind: RopeConfig.of_parameters(_rope_parameters(values, kind), width, positions)
+                    for kind in dict.fromkeys(layer_types)
+                },
+            },
+            choices={
+                "hidden_activation": ACTIVATIONS,
+                "attention_dropout": (0.0, None),
+                "use_bidirectional_attention": (False, None),
+            },
+            consumed=(
+                *CONFIG_KEYS,
+                "rope_local_base_freq",
+                "sliding_window_pattern",
+                "_sliding_window_pattern",
+                "attn_logit_softcapping",  # HF stores it and never applies it in this family
+            ),
+        )
+
+
+def _layer_types(values: Mapping[str, Any], layers: int) -> tuple[str, ...]:
+    """As listed, else every sixth layer (or as the pattern says) attends to all of the document."""
+    pattern = values.get("sliding_window_pattern", 6)
+    listed = values.get("layer_types") or [
+        SLIDING if (layer + 1) % pattern else FULL for layer in range(layers)
+    ]
+    if len(listed) != layers or not set(listed) <= {FULL, SLIDING}:
+        raise PtwError(
+            f"config.json: layer_types = {listed!r}: by num_hidden_layers it needs {layers!r} entries, "
+            f"each {FULL!r} or {SLIDING!r}"
+        )
+    return tuple(listed)
+
+
+def _rope_parameters(values: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Of one kind of layer. What older files say outside of `rope_parameters` is for full attention."""
+    nested = values.get("rope_parameters") or {}
+    found = dict(nested.get(kind) or {"rope_type": "default"})
+    if kind == FULL:
+        # as in HF, where a `rope_type` stands a `type` is not read
+        found |= values.get("rope_scaling") or {}
+        found.setdefault("rope_theta", values.get("rope_theta", 1_000_000.0))
+    found.setdefault("rope_theta", values.get("rope_local_base_freq", 10_000.0))
+    found.setdefault("rope_type", found.get("type", "default"))
+    if found["rope_type"] == "default":
+        return {"rope_type": "default", "rope_theta": found["rope_theta"]}
+    if found["rope_type"] == "yarn":
+        # HF looks for it beside the kinds of layers, not inside
+        found["truncate"] = nested.get("truncate", True)
+    return found
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.scale = config.query_pre_attn_scalar**-0.5
+        self.window = config.sliding_window if config.layer_types[layer] == SLIDING else None
+        queries, keys = (
+            config.num_attention_heads * config.head_dim,
+            config.num_key_value_heads * config.head_dim,
+        )
+        self.q_proj = nn.Linear(config.hidden_size, queries, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
+        self.o_proj = nn.Linear(queries, config.hidden_size, bias=config.attention_bias)
+        self.q_norm = CentredRMSNorm(config.head_dim, config.rms_norm_eps)
+        self.k_norm = CentredRMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def forward(
+        self, hidden_BTD: Tensor, rotate: Rotation, layout: Layout, cache: LayerCache | None
+    ) -> Tensor:
+        heads = (*hidden_BTD.shape[:2], -1, self.head_dim)
+        query_BTNH = rotate(self.q_norm(self.q_proj(hidden_BTD).view(heads)))
+        key_BTKH = rotate(self.k_norm(self.k_proj(hidden_BTD).view(heads)))
+        value_BTKH = self.v_proj(hidden_BTD).view(heads)
+        attended = attend(
+            query_BTNH, key_BTKH, value_BTKH, layout, cache, scale=self.scale, window=self.window
+        )
+        return self.o_proj(attended.flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.activation = ACTIVATIONS[config.hidden_activation]
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        return self.down_proj(self.activation(self.gate_proj(hidden_BTD)) * self.up_proj(hidden_BTD))
+
+
+class Block(nn.Module):
+    """Each sub-block stands between two norms: one before it, one before its sum with the residual."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.kind = config.layer_types[layer]
+        self.self_attn = Attention(config, layer)
+        self.mlp = MLP(config)
+        self.input_layernorm = CentredRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = CentredRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.pre_feedforward_layernorm = CentredRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_feedforward_layernorm = CentredRMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, hidden_BTD: Tensor, rotations: Mapping[str, Rotation], layout: Layout, cache: LayerCache | None
+    ) -> Tensor:
+        attended_BTD = self.self_attn(self.input_layernorm(hidden_BTD), rotations[self.kind], layout, cache)
+        hidden_BTD = hidden_BTD + self.post_attention_layernorm(attended_BTD)
+        mixed_BTD = self.mlp(self.pre_feedforward_layernorm(hidden_BTD))
+        return hidden_BTD + self.post_feedforward_layernorm(mixed_BTD)
+
+
+class Decoder(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.embed_tokens = ScaledEmbedding(
+            padded_rows(config.vocab_size), config.hidden_size, config.pad_token_id, config.hidden_size**0.5
+        )
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = CentredRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = Ropes(config.ropes)
+
+    def forward(self, ids_BT: Tensor, layout: Layout, cache: KVCache | None) -> Tensor:
+        hidden_BTD = self.embed_tokens(ids_BT)
+        rotations = self.rotary_emb(hidden_BTD, layout)
+        for block, layer_cache in zip(self.layers, layers_of(cache, len(self.layers)), strict=True):
+            hidden_BTD = block(hidden_BTD, rotations, layout, layer_cache)
+        return self.norm(hidden_BTD)
+
+
+class Model(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, padded_rows(config.vocab_size), bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, ids_BT: Tensor, layout: Layout, cache: KVCache | None = None) -> Tensor:
+        return self.model(ids_BT, layout, cache)
+
+    def head(self) -> Head:
+        return Head(self.lm_head.weight, self.config.vocab_size, cap=self.config.final_logit_softcapping)
+
+
+def weights(config: Config) -> list[Operator]:
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    operators: list[Operator] = [
+        PadVocabulary(embedding, config.vocab_size),
+        Tied(head, embedding) if config.tie_word_embeddings else PadVocabulary(head, config.vocab_size),
+        Same("model.norm.weight"),
+    ]
+    for layer in range(config.num_hidden_layers):
+        block = f"model.layers.{layer}"
+        for projection in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            operators += linear(f"{block}.self_attn.{projection}", config.attention_bias)
+        for projection in ("gate_proj", "up_proj", "down_proj"):
+            operators += linear(f"{block}.mlp.{projection}")
+        operators += [Same(f"{block}.self_attn.q_norm.weight"), Same(f"{block}.self_attn.k_norm.weight")]
+        operators += [Same(f"{block}.{norm}.weight") for norm in NORMS]
+    return operators
