@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -17,12 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 from ptw.errors import PtwError
-from ptw.ports.source import resolve
 from ptw.verify import cases, sandbox, trace_port
 from ptw.verify.cases import Family, Reference
+from ptw.verify.choose import choose
 from ptw.verify.judge import CaseFiles, Verifier, judge, read_verifiers
 from ptw.verify.report import PortReport, Report
-from ptw.workspace import manifest, rooms
+from ptw.workspace import rooms
 
 Level = Literal["practice", "acceptance"]
 Progress = Callable[[str], None]
@@ -50,38 +49,6 @@ def run_gates(
         seed = PRACTICE_SEED if level == "practice" else secrets.randbits(48)
     with tempfile.TemporaryDirectory(prefix="ptw-verify-") as folder:
         return _Gate(root, chosen, verifiers, level, seed, Path(folder), progress).run()
-
-
-def choose(root: Path | None, names: Sequence[str]) -> dict[str, Path]:
-    """model_type -> file of the ports to verify."""
-    known = rooms.files(root, "models")
-    if not names:
-        if not known:
-            raise PtwError("models: there is no port to verify; add models/<model_type>.py")
-        return dict(known)
-    types = [name if name in known else _port_of_model(root, name, known) for name in names]
-    return {model_type: known[model_type] for model_type in types}
-
-
-def _port_of_model(root: Path | None, name: str, known: Mapping[str, Path]) -> str:
-    models = manifest.read(root).models if root is not None and (root / "workspace.toml").exists() else {}
-    if name not in models:
-        places = ", ".join([*known, *models])
-        raise PtwError(f"verify: {name!r} is neither a port nor a model of the workspace; known: {places}")
-    model = models[name]
-    model_type = model.port or (model.config or {}).get("model_type")
-    if model_type is None and model.hf is not None and root is not None:
-        config = resolve(model.hf, model.revision, root) / "config.json"
-        try:
-            model_type = json.loads(config.read_text())["model_type"]
-        except (OSError, ValueError, KeyError) as error:
-            raise PtwError(f"{config}: model_type can't be read: {error!r}") from error
-    if model_type not in known:
-        raise PtwError(
-            f"workspace.toml: models.{name}: there is no port of {model_type!r} to verify: "
-            "it runs on Hugging Face's own class"
-        )
-    return str(model_type)
 
 
 @dataclass(frozen=True)

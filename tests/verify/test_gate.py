@@ -10,7 +10,8 @@ import pytest
 
 from ptw.errors import PtwError
 from ptw.verify import cases
-from ptw.verify.gate import choose, run_gates
+from ptw.verify.choose import choose
+from ptw.verify.gate import run_gates
 from ptw.workspace import rooms
 
 ROOT = Path(__file__).resolve().parents[2]
