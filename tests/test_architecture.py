@@ -45,13 +45,14 @@ HEAVY = {
     "click": ("ptw/cli.py",),
     "fsspec": ("ptw/data", "ptw/files", "ptw/workspace"),
     "git": ("ptw/cli.py", "ptw/workspace", "ptw/runs"),
+    "peft": ("ptw/verify",),
     "ray": ("ptw/train/launch.py",),
     "transformers": ("ptw/ports", "ptw/tokens", "ptw/verify"),
 }
 
 # No file of these may import, even inside a function, what would slow `ptw --help` and `ptw check` down.
 LIGHT = ("ptw/__init__.py", "ptw/__main__.py", "ptw/errors.py", "ptw/workspace")
-SLOW_TO_IMPORT = {"pandas", "pyarrow", "ray", "tokenizers", "torch", "transformers"}
+SLOW_TO_IMPORT = {"pandas", "peft", "pyarrow", "ray", "tokenizers", "torch", "transformers"}
 
 CODE = ("ptw", "models", "recipes", "verifiers", "ci", "benchmarks")
 ROOMS = tuple(MAY_IMPORT)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ptw.train.parallel import blocks
+from ptw.ports.parallel import blocks
 
 FORWARD_AND_BACKWARD = 3  # a backward pass is two products for each of the forward's
 # dense FLOP/s by the makers' data sheets, by a part of the device's name: in bf16, and in fp32 without TF32
@@ -62,7 +62,7 @@ def work_of(module: nn.Module, hf_config: Mapping[str, Any]) -> Work:
     heads = hf_config.get("num_attention_heads", 0)
     width = hf_config.get("head_dim") or hf_config.get("hidden_size", 0) // max(1, heads)
     return Work(
-        per_token=sum(p.numel() for block in blocks(module) for p in block.parameters() if p.ndim == 2),
+        per_token=sum(p.numel() for _, block in blocks(module) for p in block.parameters() if p.ndim == 2),
         per_target=hf_config.get("vocab_size", 0) * hf_config.get("hidden_size", 0),
         attention=hf_config.get("num_hidden_layers", 0) * heads * width,
     )

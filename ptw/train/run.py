@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.ports.load import Loaded
+from ptw.ports.parallel import whole
 from ptw.tokens.tokenizer import open_tokenizer
 from ptw.train import checkpoint, count, demand, flops, held_out, weights
 from ptw.train.chance import random_state, restore_random
@@ -19,7 +20,7 @@ from ptw.train.feed import Batch, Feed, StepRows, batches
 from ptw.train.group import Group
 from ptw.train.ledger import Ledger
 from ptw.train.optimize import Schedule, ScheduleName, adamw
-from ptw.train.parallel import shard, whole
+from ptw.train.parallel import shard
 from ptw.train.plan import Plan
 
 SAMPLES_NAMED = 8

@@ -122,20 +122,3 @@ def arithmetic(exactly: bool, *, gradients: bool = False) -> Iterator[None]:
             stack.enter_context(exact())
         stack.enter_context(torch.enable_grad() if gradients else torch.no_grad())
         yield
-
-
-def blocks(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The repeated blocks by name: the members of each outermost ModuleList that hold parameters."""
-    found: list[tuple[str, nn.Module]] = []
-
-    def walk(parent: nn.Module, path: str) -> None:
-        for name, child in parent.named_children():
-            place = f"{path}.{name}" if path else name
-            if isinstance(child, nn.ModuleList):
-                members = ((f"{place}.{at}", block) for at, block in enumerate(child))
-                found.extend(pair for pair in members if any(True for _ in pair[1].parameters()))
-            else:
-                walk(child, place)
-
-    walk(module, "")
-    return found
