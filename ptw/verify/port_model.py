@@ -31,8 +31,9 @@ class PortModel:
     def __init__(self, port: Port, root: Path, folder: Path, dtype: torch.dtype, exactly: bool) -> None:
         self.exactly = exactly
         with arithmetic(exactly):
-            self.module: Any = load(folder, root, port=port.model_type, dtype=dtype).module.eval()
-            self.operators: list[Operator] = port.weights(self.module.config)
+            loaded = load(folder, root, port=port.model_type, dtype=dtype)
+        self.module: Any = loaded.module.eval()
+        self.operators: tuple[Operator, ...] = loaded.operators
         self.state = load_file(folder / "model.safetensors")
 
     def logits(self, ids_T: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ def opened_plainly(folder: Path) -> tuple[Any, int]:
     model, info = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype="auto",
-        attn_implementation="eager",
+        **reference.PLAIN,
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
