@@ -22,11 +22,14 @@ def attend(
     *,
     scale: float,
     window: int | None = None,
+    sinks_N: Tensor | None = None,
 ) -> Tensor:
     """Causal attention in each document, to the last `window` tokens if one is given (itself included).
 
-    Gives (B, T, N, H). N is a multiple of K: query heads share key heads in groups, as in GQA. With a cache,
-    new keys and values are written into it first, and queries see all that it holds of their sequence.
+    Gives (B, T, N, H), H being the width of the values, which may differ from that of the keys. N is a
+    multiple of K: query heads share key heads in groups, as in GQA. With a cache, new keys and values are
+    written into it first, and queries see all that it holds of their sequence. Sinks are logits, one a head,
+    that every softmax has in its denominator and that no value answers to.
     """
     if cache is not None:
         key_BTKH, value_BTKH = cache.extend(key_BTKH, value_BTKH, layout)
@@ -34,20 +37,54 @@ def attend(
         groups = query_BTNH.shape[2] // key_BTKH.shape[2]
         key_BTKH, value_BTKH = (x.repeat_interleave(groups, dim=2) for x in (key_BTKH, value_BTKH))
     if layout.backend == "documents":
-        return _by_document(query_BTNH, key_BTKH, value_BTKH, layout, scale, window)
+        return _by_document(query_BTNH, key_BTKH, value_BTKH, layout, scale, window, sinks_N)
     query, key, value = (tensor.transpose(1, 2) for tensor in (query_BTNH, key_BTKH, value_BTKH))
     if layout.backend == "flex":
-        return _flex(query, key, value, layout, scale, window).transpose(1, 2)
+        return _flex(query, key, value, layout, scale, window, sinks_N).transpose(1, 2)
     slots = key.shape[2]
     mask = layout.remember(("mask", window, slots), lambda: _mask(layout, slots, window))
-    return _sdpa(query, key, value, scale, mask).transpose(1, 2)
+    return _sdpa(query, key, value, scale, sinks_N, mask).transpose(1, 2)
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
+def _sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    sinks_N: Tensor | None,
+    mask: Tensor | None = None,
+) -> Tensor:
     """One call, heads first; without a mask it is causal."""
-    return functional.scaled_dot_product_attention(
+    width, tokens = value.shape[-1], query.shape[2]
+    if sinks_N is not None:
+        query, key, value, mask = _with_sink(query, key, value, scale, sinks_N, mask)
+    if value.shape[-1] < query.shape[-1]:  # the kernels that keep no scores want one width
+        value = functional.pad(value, (0, query.shape[-1] - value.shape[-1]))
+    attended = functional.scaled_dot_product_attention(
         query, key, value, mask, is_causal=mask is None, scale=scale
     )
+    return attended[:, :, -tokens:, :width]
+
+
+def _with_sink(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, sinks_N: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """A first key that scores each head's sink for every query, and whose value is 0.
+
+    Queries are 1 in two more dimensions, in which the first key alone is not 0: it holds sink / scale there,
+    in two parts, so that bf16 rounds it no more than it rounds any other score.
+    """
+    wide = torch.promote_types(key.dtype, torch.float32)
+    score_N = sinks_N.to(wide) / scale
+    high_N = score_N.to(key.dtype)
+    low_N = (score_N - high_N.to(wide)).to(key.dtype)
+    sink = functional.pad(torch.stack((high_N, low_N), dim=-1), (key.shape[-1], 0))
+    sink = sink[None, :, None].expand(key.shape[0], -1, -1, -1)
+    key = torch.cat((sink, functional.pad(key, (0, 2))), dim=2)
+    value = functional.pad(value, (0, 0, 1, 0))
+    # without a mask, a first query that is not looked at lets the others see one key more
+    query = functional.pad(query, (0, 2, 1 if mask is None else 0, 0), value=1.0)
+    return query, key, value, None if mask is None else functional.pad(mask, (1, 0), value=True)
 
 
 def _by_document(
@@ -57,29 +94,35 @@ def _by_document(
     layout: Layout,
     scale: float,
     window: int | None,
+    sinks_N: Tensor | None,
 ) -> Tensor:
     """One call a document: the cost is the sum of the squared lengths, and nothing can leak."""
-    lengths = [length for row in layout.lengths for length in (*row, layout.width - sum(row))]
     # `split`: its backward is one concatenation; a slice's is a tensor of zeros of the whole batch's size
     documents = zip(
-        *(x.flatten(0, 1).split(lengths) for x in (query_BTNH, key_BTKH, value_BTKH)), strict=True
+        *(x.flatten(0, 1).split(layout.pieces) for x in (query_BTNH, key_BTKH, value_BTKH)), strict=True
     )
     attended = []
     for query_TNH, key_TKH, value_TKH in documents:
         if len(query_TNH):
             query, key, value = (x[None].transpose(1, 2) for x in (query_TNH, key_TKH, value_TKH))
-            attended.append(_document(query, key, value, layout, scale, window)[0].transpose(0, 1))
+            attended.append(_document(query, key, value, layout, scale, window, sinks_N)[0].transpose(0, 1))
     return torch.cat(attended).view(*query_BTNH.shape[:3], value_BTKH.shape[-1])
 
 
 def _document(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    scale: float,
+    window: int | None,
+    sinks_N: Tensor | None,
 ) -> Tensor:
     length = query.shape[2]
     if window is None or length <= window:
-        return _sdpa(query, key, value, scale)
+        return _sdpa(query, key, value, scale, sinks_N)
     band = layout.remember(("band", length, window), lambda: _band(length, window, query.device))
-    return _sdpa(query, key, value, scale, band)
+    return _sdpa(query, key, value, scale, sinks_N, band)
 
 
 def _band(length: int, window: int, device: torch.device) -> Tensor:
@@ -102,12 +145,31 @@ def _mask(layout: Layout, keys: int, window: int | None) -> Tensor:
 
 
 def _flex(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    scale: float,
+    window: int | None,
+    sinks_N: Tensor | None,
 ) -> Tensor:
     blocks = layout.remember(("flex", window), lambda: _block_mask(layout, window))
     attention = _compiled_flex() if query.is_cuda else _flex_attention()
     grouped = query.shape[1] != key.shape[1]
-    return attention(query, key, value, block_mask=blocks, scale=scale, enable_gqa=grouped)
+    if sinks_N is None:
+        return attention(query, key, value, block_mask=blocks, scale=scale, enable_gqa=grouped)
+    attended, beside = attention(
+        query,
+        key,
+        value,
+        block_mask=blocks,
+        scale=scale,
+        enable_gqa=grouped,
+        return_aux=_with_log_sum(),
+    )
+    # what the sink takes of a softmax whose logarithm of the denominator is known
+    kept = torch.sigmoid(beside.lse - sinks_N[:, None].to(beside.lse.dtype))
+    return (attended * kept[..., None]).to(attended.dtype)
 
 
 def _block_mask(layout: Layout, window: int | None) -> Any:
@@ -135,3 +197,10 @@ def _flex_attention() -> Any:
 @once
 def _compiled_flex() -> Any:
     return torch.compile(_flex_attention(), dynamic=False)
+
+
+@once
+def _with_log_sum() -> Any:
+    from torch.nn.attention.flex_attention import AuxRequest
+
+    return AuxRequest(lse=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ptw.nn.layout import Layout
+from ptw.nn.layout import Layout, Side
 
 GROWTH = 128  # slots added at a time, so that a step seldom copies
 
@@ -31,18 +31,20 @@ class KVCache:
     """The caches of all layers, and how many tokens of each sequence they hold.
 
     >>> cache = KVCache(layers)
-    >>> hidden = model(ids_BT, cache.step(counts), cache)  # row b: counts[b] tokens, padded on the right
+    >>> hidden = model(ids_BT, cache.step(counts), cache)  # row b: counts[b] tokens, and padding
     """
 
     def __init__(self, layers: int) -> None:
         self.layers = [LayerCache() for _ in range(layers)]
         self.lengths: list[int] = []
 
-    def step(self, counts: Sequence[int], device: torch.device | str = "cpu") -> Layout:
+    def step(
+        self, counts: Sequence[int], device: torch.device | str = "cpu", padding: Side = "right"
+    ) -> Layout:
         """The layout of the next counts[b] tokens of each sequence; counts them as held."""
         starts = self.lengths or [0] * len(counts)
         self.lengths = [start + count for start, count in zip(starts, counts, strict=True)]
-        return Layout.of_steps(starts, counts, device)
+        return Layout.of_steps(starts, counts, device, padding)
 
 
 def layers_of(cache: KVCache | None, layers: int) -> Sequence[LayerCache | None]:
@@ -52,7 +54,7 @@ def layers_of(cache: KVCache | None, layers: int) -> Sequence[LayerCache | None]
 
 def _grown(held_BSKH: Tensor | None, new_BTKH: Tensor, positions_BT: Tensor, slots: int) -> Tensor:
     rows = len(positions_BT)
-    needed = max(slots, int(positions_BT[:, -1].max()) + 1)  # padding of a short row may reach beyond its end
+    needed = max(slots, int(positions_BT.max()) + 1)  # padding of a short row may reach beyond its end
     if held_BSKH is None:
         held_BSKH = new_BTKH.new_zeros(rows, needed + GROWTH, *new_BTKH.shape[2:])
     elif held_BSKH.shape[1] < needed:

@@ -76,19 +76,18 @@ def reference_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> Iterato
 
 
 def _documents(ids_BT: Tensor, layout: Layout) -> Iterator[Tensor]:
-    for ids_T, lengths in zip(ids_BT, layout.lengths, strict=True):
-        yield from ids_T[: sum(lengths)].split(list(lengths))
+    lengths = [length for row in layout.lengths for length in row]
+    yield from ids_BT[layout.documents_BT >= 0].split(lengths)
 
 
 def _repack(hidden: Tensor, layout: Layout) -> Tensor:
     """The rows of the packed batch from one row a document; padding is zero."""
-    rows, document = [], 0
-    for lengths in layout.lengths:
-        pieces = [hidden[document + index, :length] for index, length in enumerate(lengths)]
-        document += len(lengths)
-        row = torch.cat(pieces) if pieces else hidden.new_zeros(0, hidden.shape[-1])
-        rows.append(functional.pad(row, (0, 0, 0, layout.width - len(row))))
-    return torch.stack(rows)
+    lengths = [length for row in layout.lengths for length in row]
+    packed_BTD = hidden.new_zeros(*layout.documents_BT.shape, hidden.shape[-1])
+    packed_BTD[layout.documents_BT >= 0] = torch.cat(
+        [row_TD[:length] for row_TD, length in zip(hidden, lengths, strict=True)]
+    )
+    return packed_BTD
 
 
 @torch.no_grad()
