@@ -118,14 +118,38 @@ class Named:
         return self.operator.to_hf(tensors)
 
 
+@dataclass(frozen=True)
+class Either:
+    """Parameters that checkpoints hold in one of several forms; the first is written."""
+
+    forms: tuple[Operator, ...]
+
+    @property
+    def theirs(self) -> tuple[str, ...]:
+        return self.forms[0].theirs
+
+    @property
+    def ours(self) -> tuple[str, ...]:
+        return self.forms[0].ours
+
+    def from_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return self.forms[0].from_hf(tensors)
+
+    def to_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return self.forms[0].to_hf(tensors)
+
+
 def as_named(operators: Sequence[Operator], found: Collection[str]) -> list[Operator]:
     """The operators with the names that a checkpoint has, so that it is written under them, too."""
-    return [
-        replace(operator, names=tuple(sorted(operator.names, key=lambda name: name not in found)))
-        if isinstance(operator, Named)
-        else operator
-        for operator in operators
-    ]
+    return [_as_named(operator, found) for operator in operators]
+
+
+def _as_named(operator: Operator, found: Collection[str]) -> Operator:
+    if isinstance(operator, Named):
+        return replace(operator, names=tuple(sorted(operator.names, key=lambda name: name not in found)))
+    if isinstance(operator, Either):
+        return next((form for form in operator.forms if set(form.theirs) <= set(found)), operator)
+    return operator
 
 
 def padded_tables(operators: Sequence[Operator]) -> dict[str, int]:
@@ -199,20 +223,22 @@ class Transpose:
 
 @dataclass(frozen=True)
 class Stack:
-    """One checkpoint tensor an expert, stacked along a new first dimension."""
+    """`parts` checkpoint tensors an expert, one below the other, stacked along a new first dimension."""
 
     theirs: tuple[str, ...]
     ours_name: str
+    parts: int = 1
 
     @property
     def ours(self) -> tuple[str, ...]:
         return (self.ours_name,)
 
     def from_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.stack(list(tensors))]
+        starts = range(0, len(tensors), self.parts)
+        return [torch.stack([torch.cat(list(tensors[start : start + self.parts])) for start in starts])]
 
     def to_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return list(tensors[0].unbind())
+        return [part for expert in tensors[0].unbind() for part in expert.chunk(self.parts)]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,18 @@
 import pytest
 import torch
 
-from ptw.ports.weights import Fuse, Named, PadVocabulary, Rename, Same, Split, Stack, Transpose, as_named
+from ptw.ports.weights import (
+    Either,
+    Fuse,
+    Named,
+    PadVocabulary,
+    Rename,
+    Same,
+    Split,
+    Stack,
+    Transpose,
+    as_named,
+)
 
 OPERATORS = [
     (Same("a"), [(3, 4)]),
@@ -13,6 +24,8 @@ OPERATORS = [
     (Split("qkv", ("q", "k", "v"), (4, 2, 2)), [(8, 5)]),
     (Transpose("a", "b"), [(3, 4)]),
     (Stack(("expert.0", "expert.1"), "experts"), [(3, 4), (3, 4)]),
+    (Stack(("0.gate", "0.up", "1.gate", "1.up"), "experts", parts=2), [(3, 4)] * 4),
+    (Either((Stack(("0", "1"), "experts"), Same("experts"))), [(3, 4), (3, 4)]),
     (PadVocabulary("table", 70), [(70, 4)]),
     (Named(PadVocabulary("table", 70), ("table", "old_table")), [(70, 4)]),
 ]
@@ -45,3 +58,18 @@ def test_a_tensor_of_several_names_goes_by_the_one_that_is_there(found, written)
     plain, named = as_named([Same("a"), Named(Rename("now", "ours"), ("now", "before"))], found)
     assert plain == Same("a")
     assert (named.theirs, named.ours) == ((written,), ("ours",))
+
+
+def test_parts_of_an_expert_lie_one_below_the_other():
+    parts = [torch.full((2, 3), float(number)) for number in range(4)]
+    (stacked,) = Stack(("0.gate", "0.up", "1.gate", "1.up"), "experts", parts=2).from_hf(parts)
+    assert stacked[:, :, 0].tolist() == [[0.0, 0.0, 1.0, 1.0], [2.0, 2.0, 3.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("found", "taken"),
+    [({"0", "1"}, ("0", "1")), ({"experts"}, ("experts",)), (set(), ("0", "1")), ({"0"}, ("0", "1"))],
+)
+def test_of_several_forms_the_one_is_taken_that_is_there_whole(found, taken):
+    (operator,) = as_named([Either((Stack(("0", "1"), "experts"), Same("experts")))], found)
+    assert (operator.theirs, operator.ours) == (taken, ("experts",))

@@ -1,0 +1,179 @@
+"""How do tokens meet their experts? Sorted by expert, so that each matrix meets all of its tokens at once.
+
+A training step is bound by its matrix products. On a CPU they run in oneDNN, which builds a kernel for each
+number of rows: the rows of an expert are filled up to one of a few numbers, so that kernels are found again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache as once
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+ALIGNED_BYTES = 16  # rows that grouped kernels of a GPU can read
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Which rows each expert gets: R rows sorted by expert, among them the filler of a group's end.
+
+    token_R: the token of each row (filler has token 0, and no gradient). row_TK: the row of each choice.
+    ends_E: where each group ends, int32. sizes: rows of each group, where a loop over experts needs them.
+    """
+
+    token_R: Tensor
+    row_TK: Tensor
+    ends_E: Tensor
+    sizes: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, choice_TK: Tensor, experts: int) -> Groups:
+        """From the experts that each token chose; an expert may have been chosen by none."""
+        sorted_R, order_R = choice_TK.flatten().sort(stable=True)
+        ends_E = torch.searchsorted(sorted_R, torch.arange(experts, device=choice_TK.device), right=True)
+        row_R = torch.arange(len(order_R), device=choice_TK.device)
+        rows, sizes = len(order_R), None
+        if not choice_TK.is_cuda:  # where a loop needs the sizes, and reading them waits for nothing
+            counts_E = ends_E.diff(prepend=ends_E.new_zeros(1))
+            sizes = tuple(_filled(count) for count in counts_E.tolist())
+            filled_E = torch.tensor(sizes).cumsum(0)
+            row_R = row_R + (filled_E - torch.tensor(sizes) - (ends_E - counts_E))[sorted_R]
+            ends_E, rows = filled_E, sum(sizes)
+        token_R = order_R.new_zeros(rows)
+        token_R[row_R] = order_R // choice_TK.shape[1]
+        row_TK = torch.empty_like(order_R)
+        row_TK[order_R] = row_R
+        return cls(token_R, row_TK.view(choice_TK.shape), ends_E.int(), sizes)
+
+    def rows(self, hidden_TD: Tensor) -> Tensor:
+        """(R, D): each token's hidden state in the rows of its experts."""
+        rows: Tensor = _Spread.apply(hidden_TD, self.token_R, self.row_TK)
+        return rows
+
+    def sum(self, out_RD: Tensor, weight_TK: Tensor) -> Tensor:
+        """(T, D): what its experts gave each token, weighted."""
+        summed: Tensor = _WeightedSum.apply(out_RD, weight_TK, self.token_R, self.row_TK)
+        return summed
+
+    def experts(self) -> Tensor:
+        """(R,): the expert of each row."""
+        rows = torch.arange(len(self.token_R), device=self.token_R.device, dtype=self.ends_E.dtype)
+        return torch.searchsorted(self.ends_E, rows, right=True)
+
+
+def grouped_linear(
+    rows_RI: Tensor, weight_EOI: Tensor, groups: Groups, bias_EO: Tensor | None = None
+) -> Tensor:
+    """(R, O): each row times its expert's matrix, plus its expert's bias."""
+    if groups.sizes is None and _kernels_take(rows_RI, weight_EOI):
+        out_RO: Tensor = functional.grouped_mm(rows_RI, weight_EOI.transpose(1, 2), offs=groups.ends_E)
+        return out_RO if bias_EO is None else out_RO + bias_EO[groups.experts()]
+    sizes = groups.sizes or tuple(groups.ends_E.diff(prepend=groups.ends_E.new_zeros(1)).tolist())
+    looped: Tensor = _Looped.apply(rows_RI, weight_EOI, bias_EO, sizes)
+    return looped
+
+
+class _Spread(torch.autograd.Function):
+    """A gather whose gradient is a gather too: adding up by index is slow, and in no fixed order on a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_TD: Tensor, token_R: Tensor, row_TK: Tensor) -> Tensor:
+        ctx.save_for_backward(row_TK)
+        return hidden_TD.index_select(0, token_R)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        (row_TK,) = ctx.saved_tensors
+        return upstream[0].index_select(0, row_TK.flatten()).unflatten(0, row_TK.shape).sum(1), None, None
+
+
+class _WeightedSum(torch.autograd.Function):
+    """Gathers, and products of small batches; filler gets a gradient of 0."""
+
+    @staticmethod
+    def forward(ctx: Any, out_RD: Tensor, weight_TK: Tensor, token_R: Tensor, row_TK: Tensor) -> Tensor:
+        out_TKD = out_RD.index_select(0, row_TK.flatten()).unflatten(0, row_TK.shape)
+        ctx.save_for_backward(out_TKD, weight_TK, token_R, row_TK)
+        return torch.bmm(weight_TK[:, None], out_TKD)[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        out_TKD, weight_TK, token_R, row_TK = ctx.saved_tensors
+        grad_TD = upstream[0]
+        weight_R = weight_TK.new_zeros(len(token_R))
+        weight_R[row_TK.flatten()] = weight_TK.flatten()
+        grad_RD = grad_TD.index_select(0, token_R).mul_(weight_R[:, None])
+        return grad_RD, torch.bmm(out_TKD, grad_TD[:, :, None])[:, :, 0], None, None
+
+
+class _Looped(torch.autograd.Function):
+    """One product an expert, forward; two, backward. Experts without rows cost nothing and get zeros."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows_RI: Tensor, weight_EOI: Tensor, bias_EO: Tensor | None, sizes: tuple[int, ...]
+    ) -> Tensor:
+        ctx.save_for_backward(rows_RI, weight_EOI)
+        ctx.sizes = sizes
+        out_RO = rows_RI.new_empty(len(rows_RI), weight_EOI.shape[1])
+        for expert, (rows, out) in enumerate(zip(rows_RI.split(sizes), out_RO.split(sizes), strict=True)):
+            if len(rows):
+                out.copy_(_product(rows, weight_EOI[expert]))
+                if bias_EO is not None:
+                    out.add_(bias_EO[expert])
+        return out_RO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        rows_RI, weight_EOI = ctx.saved_tensors
+        wants_rows, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        grad_rows = torch.empty_like(rows_RI) if wants_rows else None
+        grad_weight = torch.empty_like(weight_EOI) if wants_weight else None
+        grad_bias = weight_EOI.new_zeros(weight_EOI.shape[:2]) if wants_bias else None
+        start = 0
+        for expert, (size, grad) in enumerate(zip(ctx.sizes, upstream[0].split(ctx.sizes), strict=True)):
+            rows = slice(start, start + size)
+            start += size
+            if size and grad_rows is not None:
+                grad_rows[rows] = _product(grad, weight_EOI[expert].T)
+            if grad_weight is not None:
+                grad_weight[expert] = _product(grad.T, rows_RI[rows].T) if size else 0.0
+            if grad_bias is not None:
+                grad_bias[expert] = grad.sum(0)
+        return grad_rows, grad_weight, grad_bias, None
+
+
+def _product(left_MI: Tensor, right_OI: Tensor) -> Tensor:
+    """left @ right.T, by the fastest kernel that there is."""
+    if left_MI.dtype == torch.float32 and left_MI.device.type == "cpu" and (fast := _one_dnn()) is not None:
+        product: Tensor = fast(left_MI, right_OI, None, "none", [], "")
+        return product
+    # of rows that lie so, the bits don't depend on their place among the others, unless they are a rest
+    return left_MI @ right_OI.contiguous().T
+
+
+@once
+def _one_dnn() -> Any:
+    """oneDNN's fp32 product. Torch would ask MKL, which is half as fast on other makers' processors."""
+    operators = torch.ops.mkldnn
+    return operators._linear_pointwise if hasattr(operators, "_linear_pointwise") else None
+
+
+def _filled(count: int) -> int:
+    """The next of a few sizes an octave, by fours: in a rest of less, a row's bits depend on its place."""
+    step = 4 << max(0, count.bit_length() - 6)
+    return -(-count // step) * step
+
+
+def _kernels_take(rows_RI: Tensor, weight_EOI: Tensor) -> bool:
+    """Whether the GPU's grouped kernels take this dtype and these widths."""
+    widths = (weight_EOI.shape[1], weight_EOI.shape[2])
+    return rows_RI.dtype == torch.bfloat16 and not any(width * 2 % ALIGNED_BYTES for width in widths)
