@@ -9,12 +9,16 @@ from transformers import (
     Gemma3TextConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MiniCPM3Config,
     MiniCPM3ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 SIZES = {
@@ -42,10 +46,23 @@ MODELS = {
     ),
     "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**WITHOUT_GROUPS)),
     "gpt_neox-tied": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**WITHOUT_GROUPS, tie_word_embeddings=True)),
+    "gpt_oss": lambda: GptOssForCausalLM(
+        GptOssConfig(**SIZES, head_dim=20, sliding_window=5, num_local_experts=6, num_experts_per_tok=3)
+    ),
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True)),
     "llama-tied": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)),
     "qwen3": lambda: Qwen3ForCausalLM(
         Qwen3Config(**SIZES, head_dim=24, use_sliding_window=True, sliding_window=5, max_window_layers=1)
+    ),
+    "qwen3_moe": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            **SIZES,
+            moe_intermediate_size=24,
+            num_experts=6,
+            num_experts_per_tok=3,
+            mlp_only_layers=[1],
+            norm_topk_prob=True,
+        )
     ),
 }
 
