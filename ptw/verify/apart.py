@@ -62,9 +62,15 @@ class Guard(importlib.abc.MetaPathFinder):
 def run(module: str, folders: dict[str, str], processes: int) -> None:
     """Import `module`, become so many processes, close the door, and call its `main(folders)` in each."""
     sys.meta_path.insert(0, Guard())
-    main = importlib.import_module(module).main
+    work = importlib.import_module(module)
+    if hasattr(
+        work, "spread"
+    ):  # it starts a process for each piece of its work, which closes the door itself
+        work.spread(folders, processes, close)
+        os._exit(0)
+    main = work.main
     children = _fork(processes - 1)
-    _close(folders)
+    close(folders)
     main(folders)
     failed = [child for child in children if os.waitpid(child, 0)[1]]
     # threads that a port left behind must not keep the process
@@ -82,7 +88,7 @@ def _fork(count: int) -> list[int]:
     return children
 
 
-def _close(folders: dict[str, str]) -> None:
+def close(folders: dict[str, str]) -> None:
     """From here on: read anything that is left, write to the output and /tmp, start and reach nothing."""
     writable = (os.path.realpath(folders["output"]), "/tmp", "/dev/shm", "/dev/null")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from ptw.errors import PtwError
-from ptw.verify import cases, sandbox, trace_port
+from ptw.verify import answers, cases, sandbox, trace_port
 from ptw.verify.cases import Family, Reference
 from ptw.verify.choose import choose
 from ptw.verify.judge import CaseFiles, Verifier, judge, read_verifiers
@@ -204,23 +204,14 @@ class _Gate:
         )
 
     def _ask(self, families: Sequence[Family], reference: Reference) -> None:
-        """What the cache doesn't hold is computed, by as many processes as there are cores."""
-        verifiers = [str(verifier.file) for verifier in self.verifiers]
-        files = [self._files(family, name) for family in families for name in family.names]
-        requests = [request for case in files for request in _requests(case, verifiers)]
-        sources = [verifier.file for verifier in self.verifiers]
-        missing = []
-        for request in requests:
-            kept = self.cache / "answers" / _name(request, sources)
-            if self.keeps and kept.exists():
-                shutil.copyfile(kept, str(request["write"]))
-            else:
-                missing.append((request, kept))
-        reference.answer([request for request, _ in missing])
-        if self.keeps and self.level == "practice":
-            for request, kept in missing:
-                if Path(str(request["write"])).exists():
-                    cases.publish(Path(str(request["write"])), kept)
+        answers.ask(
+            [self._files(family, name) for family in families for name in family.names],
+            [verifier.file for verifier in self.verifiers],
+            reference,
+            self.cache,
+            reads=self.keeps,
+            keeps=self.keeps and self.level == "practice",
+        )
 
     def _judge(self, family: Family, outcomes: Sequence[sandbox.Outcome]) -> PortReport:
         if family.error:
@@ -230,22 +221,3 @@ class _Gate:
         report = judge(family.model_type, files, self.verifiers)
         failures = tuple(f"its process {outcome.error}" for outcome in outcomes if outcome.error)
         return replace(report, failures=(*failures, *report.failures))
-
-
-def _requests(case: CaseFiles, verifiers: Sequence[str]) -> Iterator[dict[str, object]]:
-    """For what the port answered only: the rest has failed already."""
-    said = case.ours[0]
-    if not (said / "trace.safetensors").exists():
-        return
-    yield {"given": str(case.given), "write": str(case.answer), "verifiers": verifiers}
-    if (said / "export").exists() or (said / "adapter").exists():
-        handed = {"handed": str(said), "verifiers": verifiers}
-        yield {"given": str(case.given), "write": str(case.reopened), **handed}
-
-
-def _name(request: Mapping[str, object], sources: Sequence[Path]) -> str:
-    folders = [Path(str(request["given"]))]
-    if "handed" in request:
-        handed = Path(str(request["handed"]))
-        folders += [handed / name for name in ("export", "adapter") if (handed / name).exists()]
-    return f"{cases.digest(*folders, sources=sources)}.safetensors"

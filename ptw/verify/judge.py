@@ -96,7 +96,7 @@ def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) 
         for verifier in verifiers if tensors is not None else ():
             ours, theirs = (of_verifier(said, verifier.name) for said in tensors or ())
             try:
-                found = _measure(verifier, ours, theirs)
+                found = measure(verifier, ours, theirs)
             except PtwError as failure:
                 failures.append(f"{case.name}: {failure}")
                 continue
@@ -127,7 +127,7 @@ def _explained(verifier: Verifier, case: str, ours: Tensors, theirs: Tensors) ->
     return [f"{verifier.name}, case {case}: {text}" for text in said[:MOST_SAID] + more]
 
 
-def _measure(verifier: Verifier, ours: Tensors, theirs: Tensors) -> dict[str, float]:
+def measure(verifier: Verifier, ours: Tensors, theirs: Tensors) -> dict[str, float]:
     try:
         found = verifier.measure(dict(ours), dict(theirs))
         values = {metric: float(value) for metric, value in found.items()}
@@ -147,27 +147,39 @@ def _read(case: CaseFiles, refused: list[str]) -> tuple[Tensors, Tensors] | None
         if "error" in written:
             raise PtwError(f"the port failed:\n{_text(folder / 'error')}")
         if "refused" in written:
-            refused.append(f"{case.name}: {_refusal(case, folder)}")
+            refused.append(f"{case.name}: {refusal(case, folder)}")
             return None
         if "trace.safetensors" not in written or written - WRITTEN:
             extra = ", ".join(sorted(written - WRITTEN))
             raise PtwError(
                 f"the port wrote what it should not: {extra}" if extra else "the port wrote nothing"
             )
-        ours |= _tensors(folder / "trace.safetensors")
-        ours |= {f"weights/exported.{key}": tensor for key, tensor in _exported(folder / "export").items()}
+        ours |= port_said(folder)
+    theirs = reference_said(case)
+    compare_shapes(ours, theirs)
+    return ours | {"/source": source_of(case)}, theirs
+
+
+def port_said(folder: Path) -> Tensors:
+    """The trace, and the tensors of the export if there is one."""
+    exported = {f"weights/exported.{key}": tensor for key, tensor in _exported(folder / "export").items()}
+    return _tensors(folder / "trace.safetensors") | exported
+
+
+def reference_said(case: CaseFiles) -> Tensors:
+    """Its answers, and what was given."""
     theirs = _said(case.answer)
     if case.reopened.exists() or case.reopened.with_suffix(".error").exists():
         theirs |= _said(case.reopened)
-    _compare_shapes(ours, theirs)
     given = load_file(case.given / "inputs.safetensors")
-    given |= {
-        f"weights.{key}": tensor
-        for key, tensor in load_file(case.given / "checkpoint" / "model.safetensors").items()
-    }
-    source = torch.frombuffer(bytearray(case.source.read_bytes()), dtype=torch.uint8)
-    ours |= {"/source": source}
-    return ours, theirs | {f"/given.{name}": tensor for name, tensor in given.items()}
+    weights = load_file(case.given / "checkpoint" / "model.safetensors")
+    given |= {f"weights.{key}": tensor for key, tensor in weights.items()}
+    return theirs | {f"/given.{name}": tensor for name, tensor in given.items()}
+
+
+def source_of(case: CaseFiles) -> Tensor:
+    """The port's text as bytes."""
+    return torch.frombuffer(bytearray(case.source.read_bytes()), dtype=torch.uint8)
 
 
 def _exported(folder: Path) -> Tensors:
@@ -191,7 +203,7 @@ def of_verifier(tensors: Tensors, name: str) -> Tensors:
     return own | {key[1:]: value for key, value in tensors.items() if key.startswith("/")}
 
 
-def _refusal(case: CaseFiles, folder: Path) -> str:
+def refusal(case: CaseFiles, folder: Path) -> str:
     """The refusal's text, if it names a field that the case changed; else refusing is failing."""
     message = _text(folder / "refused")
     changes = json.loads(case.drawn.read_text())["changes"]
@@ -217,7 +229,7 @@ def _said(file: Path) -> Tensors:
     return load_file(file)
 
 
-def _compare_shapes(ours: Tensors, theirs: Tensors) -> None:
+def compare_shapes(ours: Tensors, theirs: Tensors) -> None:
     """Shapes, dtypes and finite numbers, before any verifier sees them."""
     for name, tensor in ours.items():
         expected = theirs.get(name, tensor)
