@@ -40,11 +40,30 @@ class Model(Protocol):
     def decoded(self, inputs: Tensors) -> Tensors:
         """logits (R, steps + 1, V) through the cache; tokens (R, new), and how close the second best was."""
 
+    def rows(self, ids_BT: Tensor) -> Tensor:
+        """(B, T, V): each row a document alone."""
+
+    def losses(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensor:
+        """(D,): each document's summed loss, in the port by chunks."""
+
     def gradients(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensors:
-        """Of the summed loss, by checkpoint key; documents are packed where the model packs."""
+        """The summed loss; gradient.KEY of it, by checkpoint key; padded: the largest in rows of padding.
+
+        Documents are packed and the loss is chunked where the model does so.
+        """
+
+    def stored(self) -> Tensors:
+        """KEY -> the bits in which the model holds this tensor of the checkpoint."""
 
     def changed(self, key: str, value: Tensor) -> contextlib.AbstractContextManager[None]:
         """One tensor of the checkpoint replaced for a while."""
+
+
+class Adapted(Protocol):
+    """A checkpoint in exact arithmetic with an adapter on it."""
+
+    def answers(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensors:
+        """logits (T, V), and gradient.KEY of the summed loss by the names of the adapter's file."""
 
 
 @dataclass
@@ -57,11 +76,16 @@ class Subject:
     handed: Path  # where the port leaves what the reference is to open: its export, its adapter
     written: Callable[[Path, Path], None] | None = None  # the port's: a checkpoint opened and written again
     reopened: Callable[[Path], tuple[Any, int]] | None = None  # the reference's: as any user opens a folder
+    adapting: Callable[[Path, Path], Adapted] | None = None  # of a checkpoint and an adapter
     _models: dict[tuple[torch.dtype, bool], Model] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Path:
         return self.given / "checkpoint"
+
+    @property
+    def adapter(self) -> Path:
+        return self.given / "adapter"
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -83,9 +107,18 @@ class Subject:
         if self.written is not None:
             self.written(self.checkpoint, self.handed / "export")
 
+    def adapted(self) -> Adapted:
+        """The case's checkpoint with the case's adapter on it."""
+        assert self.adapting is not None
+        return self.adapting(self.checkpoint, self.adapter)
+
     def exact(self) -> Model:
         """In fp64, every explicit fp32 lifted to fp64: no rounding noise is left between right ones."""
         return self._model(torch.float64, exactly=True)
+
+    def anew(self) -> Model:
+        """The same, opened again: it has seen nothing."""
+        return self.opened(self.checkpoint, torch.float64, True)
 
     def at(self, dtype: torch.dtype) -> Model:
         """In a dtype of training, computing as a user's own program would."""

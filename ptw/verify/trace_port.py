@@ -15,6 +15,7 @@ from ptw.errors import PtwError
 from ptw.ports.export import export
 from ptw.ports.load import load
 from ptw.ports.port import Port, find_port
+from ptw.verify.port_adapter import AdaptedPort
 from ptw.verify.port_model import PortModel
 from ptw.verify.subject import Probe, Subject, Tensors, ask, probes
 from ptw.workspace import rooms
@@ -59,6 +60,11 @@ def _trace_case(port: Port, root: Path, asked: Mapping[str, Probe], given: Path,
 
 def trace(port: Port, root: Path, asked: Mapping[str, Probe], given: Path, target: Path) -> Tensors:
     """What the port says to a case: VERIFIER/NAME -> tensor. `target` takes what the reference is to open."""
+    return ask(subject_of(port, root, given, target), asked)
+
+
+def subject_of(port: Port, root: Path, given: Path, target: Path) -> Subject:
+    """A case as a port answers it."""
 
     def opened(folder: Path, dtype: torch.dtype, exactly: bool) -> PortModel:
         return PortModel(port, root, folder, dtype, exactly)
@@ -66,4 +72,9 @@ def trace(port: Port, root: Path, asked: Mapping[str, Probe], given: Path, targe
     def written(folder: Path, to: Path) -> None:
         export(load(folder, root, port=port.model_type), to)
 
-    return ask(Subject(is_reference=False, given=given, opened=opened, handed=target, written=written), asked)
+    def adapting(checkpoint: Path, folder: Path) -> AdaptedPort:
+        return AdaptedPort(port, root, checkpoint, folder)
+
+    return Subject(
+        is_reference=False, given=given, opened=opened, handed=target, written=written, adapting=adapting
+    )

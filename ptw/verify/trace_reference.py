@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from ptw.verify.reference_adapter import AdaptedReference
 from ptw.verify.reference_model import ReferenceModel, opened_plainly
 from ptw.verify.subject import Probe, Subject, ask, probes
 
@@ -25,6 +26,7 @@ def answer(request: dict[str, Any]) -> None:
         handed=Path(request.get("handed", request["given"])),
         opened=ReferenceModel,
         reopened=opened_plainly,
+        adapting=AdaptedReference,
     )
     try:
         save_file(ask(subject, _probes(tuple(request["verifiers"]), name)), target)
