@@ -73,7 +73,9 @@ class RopeConfig:
         turned = width
         if partial and rope_type != "proportional" and "partial_rotary_factor" in given:
             turned = int(width * given.pop("partial_rotary_factor"))
-        if turned + turned % 2 > width:
+        # as the reference rounds: an odd share up to whole pairs, an odd head of "proportional" down
+        paired = width - width % 2 if rope_type == "proportional" else turned + turned % 2
+        if paired > width or (paired < width and not partial):
             raise PtwError(
                 f"config.json: {turned} of a head's {width} dimensions are to be turned: rotary positions "
                 "turn pairs, so head_dim must be even and partial_rotary_factor at most 1"
