@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -150,6 +150,19 @@ def _as_named(operator: Operator, found: Collection[str]) -> Operator:
     if isinstance(operator, Either):
         return next((form for form in operator.forms if set(form.theirs) <= set(found)), operator)
     return operator
+
+
+def back_to_checkpoint(
+    operators: Sequence[Operator], state: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Gradients of checkpoint tensors by those of the parameters: any map is right, also one that scales."""
+    for operator in operators:
+        theirs = [state[name].to(torch.float64).requires_grad_() for name in operator.theirs]
+        if theirs:
+            with torch.enable_grad():
+                ours = operator.from_hf(theirs)
+            sums = [gradients[name] for name in operator.ours]
+            yield from zip(operator.theirs, torch.autograd.grad(ours, theirs, sums), strict=True)
 
 
 def padded_tables(operators: Sequence[Operator]) -> dict[str, int]:

@@ -69,6 +69,8 @@ def run(module: str, folders: dict[str, str], processes: int) -> None:
         work.spread(folders, processes, close)
         os._exit(0)
     main = work.main
+    # as torchrun names them, for processes that hold one model between them
+    os.environ.update(WORLD_SIZE=str(processes), GROUP=os.urandom(8).hex(), RANK="0")
     children = _fork(processes - 1)
     close(folders)
     main(folders)
@@ -80,9 +82,10 @@ def run(module: str, folders: dict[str, str], processes: int) -> None:
 def _fork(count: int) -> list[int]:
     """The others' process ids; in each of them none. What was imported is shared: only one paid for it."""
     children: list[int] = []
-    for _ in range(count):
+    for number in range(count):
         child = os.fork()
         if child == 0:
+            os.environ["RANK"] = str(number + 1)
             return []
         children.append(child)
     return children

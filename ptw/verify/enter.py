@@ -6,9 +6,12 @@ Started by `ptw.verify.sandbox` as a script, with the standard library only: `en
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import resource
+import socket
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 38, 24
 CAPABILITY_VERSION_3, LAST_CAPABILITY = 0x20080522, 63
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 DEVICES = ("null", "zero", "urandom", "random")
 ROOM_BYTES = 2 << 30  # of memory-backed files in /tmp
 STRANGER = 1 << 20  # user ids from here on belong to nobody on this machine
@@ -50,6 +54,8 @@ def main() -> None:
         room = _build_room(spec, missing)
         folders = {name: f"/room/{name}" for name in folders}
         package = "/room/ptw"
+        if spec["linked"]:
+            _link(missing)
         os.chroot(room)
         os.chdir("/tmp")
     _limit(spec)
@@ -89,6 +95,17 @@ def _build_room(spec: dict[str, Any], missing: list[str]) -> str:
     except OSError:
         missing.append("no /proc of its own: the process table is closed instead")
     return room
+
+
+def _link(missing: list[str]) -> None:
+    """Bring up the loopback of this network, which has nothing else, for its processes to speak over."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+            request = struct.pack("16sh14x", b"lo", 0)
+            (flags,) = struct.unpack_from("h", fcntl.ioctl(one, SIOCGIFFLAGS, request), 16)
+            fcntl.ioctl(one, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | IFF_UP))
+    except OSError as error:
+        missing.append(f"no loopback of its own: {error.strerror}")
 
 
 def _show(source: str, target: str, flags: int) -> None:

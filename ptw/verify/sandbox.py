@@ -53,9 +53,12 @@ def run_apart(
     limits: Limits | None = None,
     processes: int = 1,
     go: Callable[[], None] = lambda: None,
+    *,
+    linked: bool = False,
 ) -> Outcome:
     """Run `module.main(folders)` apart; `folders` names each input (read-only) and `output` (writable).
 
+    `linked` processes may speak to each other, over a network that has nothing else.
     Inputs are folders made for this: they become readable for all. `go` returns when the inputs are whole:
     the process starts before, and its seconds count from there.
     """
@@ -66,7 +69,7 @@ def run_apart(
     prefix = namespaces()
     status_read, status_write = os.pipe()
     spec = _spec(module, inputs, output, limits, namespaced=prefix is not None)
-    spec["side_by_side"] = processes
+    spec |= {"side_by_side": processes, "linked": linked}
     command = [*(prefix or ()), sys.executable, "-I", str(ENTER), str(status_write), json.dumps(spec)]
     # the last words go to a file, which the process's own limit on files bounds
     with open(status_read) as status, tempfile.TemporaryFile() as words:

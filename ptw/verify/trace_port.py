@@ -49,13 +49,19 @@ def main(folders: dict[str, str]) -> None:
 
 
 def _trace_case(port: Port, root: Path, asked: Mapping[str, Probe], given: Path, target: Path) -> None:
+    if not refuses(port, given, target):
+        save_file(trace(port, root, asked, given, target), target / "trace.safetensors")
+
+
+def refuses(port: Port, given: Path, target: Path) -> bool:
+    """Whether the port does not take the case's configuration; what it says of it is written to `target`."""
     values = json.loads((given / "checkpoint" / "config.json").read_text())
     try:
         port.Config.from_hf(values)
     except PtwError as refusal:
         (target / "refused").write_text(str(refusal))
-        return
-    save_file(trace(port, root, asked, given, target), target / "trace.safetensors")
+        return True
+    return False
 
 
 def trace(port: Port, root: Path, asked: Mapping[str, Probe], given: Path, target: Path) -> Tensors:
