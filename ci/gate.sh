@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" # a gate that needs the network say
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 status=0
-ptw verify --json "$@" >"$report" || status=$?
+ptw verify --json "$report" "$@" || status=$?
 if [ -s "$report" ]; then
   python3 "$(dirname "$0")/summary.py" "$report" || [ "$status" -ne 0 ] || status=1
 fi

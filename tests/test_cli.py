@@ -12,6 +12,7 @@ import pytest
 from git import Repo
 
 from ptw import cli
+from ptw.cli import training
 from ptw.errors import PtwError
 from ptw.workspace.simulate import MEMBERS, write_service
 
@@ -36,7 +37,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ptw(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ptw", *arguments]
-    variables = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])} | environment
+    variables = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])} | environment
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60)
 
 
@@ -169,7 +170,7 @@ def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: list[str]) -> None:
 
 def test_set_keeps_what_follows_the_first_equals_sign() -> None:
     context = click.Context(cli.train)
-    assert cli.as_pairs(context, cli.train.params[0], ("a=b=c", "d=")) == {"a": "b=c", "d": ""}
+    assert training.as_pairs(context, cli.train.params[0], ("a=b=c", "d=")) == {"a": "b=c", "d": ""}
 
 
 def test_a_bug_is_written_down_and_exits_with_3(
@@ -228,7 +229,7 @@ def test_what_is_quick_imports_nothing_heavy(catalogue: Path, arguments: list[st
         f"import sys; from ptw.cli import run; code = run({arguments!r})\n"
         f"print(code, sorted(set({HEAVY!r}) & set(sys.modules)), file=sys.stderr)"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     command = [sys.executable, "-c", program]
     ran = subprocess.run(command, cwd=catalogue, env=environment, capture_output=True, text=True, check=True)
     assert ran.stderr.splitlines()[-1] == "0 []"

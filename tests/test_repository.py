@@ -24,7 +24,7 @@ def test_the_repository_passes_its_own_check(repository: Path) -> None:
 
 @pytest.mark.timeout(180)
 def test_the_repository_verifies_its_own_ports(repository: Path) -> None:
-    verified = ptw(repository, "verify", "--json")
+    verified = ptw(repository, "verify", "--json", "-")
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert json.loads(verified.stdout)
 

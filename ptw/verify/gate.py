@@ -8,23 +8,22 @@ import secrets
 import shutil
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ptw.errors import PtwError
-from ptw.verify import answers, cases, sandbox, trace_port
+from ptw.verify import answers, cases, explain, sandbox, trace_port
 from ptw.verify.cases import Family, Reference
 from ptw.verify.choose import choose
 from ptw.verify.judge import CaseFiles, Verifier, judge, read_verifiers
+from ptw.verify.phases import Phases, Progress
 from ptw.verify.report import PortReport, Report
 from ptw.workspace import rooms
 
 Level = Literal["practice", "acceptance"]
-Progress = Callable[[str], None]
 MODULES = {1: "ptw.verify.trace_port"}  # by the number of workers that hold one model
 LIMITS = sandbox.Limits(seconds=300)
 PRACTICE_SEED = 0
@@ -36,11 +35,14 @@ def run_gates(
     level: Level = "practice",
     seed: int | None = None,
     progress: Progress = lambda step: None,
+    *,
+    traced: bool = False,
 ) -> Report:
     """Verify the ports that `names` name (model types, or models of the workspace; none means all).
 
     An acceptance draws a seed of its own unless one is given. PtwError for a name that nothing bears and for
-    a verifier that can't be used; whatever a port does is in the report.
+    a verifier that can't be used; whatever a port does is in the report. Ports that fail are traced to where
+    they first part from the reference, with `traced` all of them.
     """
     chosen = choose(root, names)
     read = read_verifiers(rooms.files(root, "verifiers"))
@@ -48,7 +50,8 @@ def run_gates(
     if seed is None:
         seed = PRACTICE_SEED if level == "practice" else secrets.randbits(48)
     with tempfile.TemporaryDirectory(prefix="ptw-verify-") as folder:
-        return _Gate(root, chosen, verifiers, level, seed, Path(folder), progress).run()
+        gate = _Gate(root, chosen, verifiers, level, seed, Path(folder), progress)
+        return gate.run(traced)
 
 
 @dataclass(frozen=True)
@@ -91,18 +94,17 @@ class _Gate:
         progress: Progress,
     ) -> None:
         self.ports, self.verifiers, self.level, self.seed = ports, verifiers, level, seed
-        self.folder, self.progress = folder, progress
+        self.root, self.folder, self.phase = root, folder, Phases(progress)
         self.passes = passes(verifiers)
         self.cache = cases.cache_folder(root)
         # without a file tree of its own a port could read what was kept
         self.keeps = sandbox.namespaces() is not None
-        self.seconds: list[tuple[str, float]] = []
         cores = os.cpu_count() or 1
         self.side_by_side = min(cores, len(ports))
         self.processes = max(1, cores // self.side_by_side)  # of each port
         self.gate = folder / "gate"
 
-    def run(self) -> Report:
+    def run(self, traced: bool = False) -> Report:
         for name, file in self.ports.items():
             self._freeze(name, file)
         with contextlib.ExitStack() as stack:
@@ -115,37 +117,65 @@ class _Gate:
             drawn = threading.Event()
             stack.callback(drawn.set)
             started = [pool.submit(self._run_port, name, self.passes[0], drawn) for name in self.ports]
-            with self._phase("drawing cases"):
+            with self.phase("drawing cases"):
                 place = self.folder / "cases"
                 families = cases.draw(list(self.ports), self.level, self.seed, place, self.cache, reference)
                 self._go(families)
                 drawn.set()
-            with self._phase("running ports"):
+            with self.phase("running ports", lambda: self._count(families, "outputs")):
                 outcomes = [future.result() for future in started]
                 for later in self.passes[1:]:
                     outcomes += self._run_later(later, pool, drawn)
-            with self._phase("asking the reference"):
+            with self.phase("asking the reference", lambda: self._count(families, "answers")):
                 self._ask(families, reference)
-            with self._phase("judging"):
+            with self.phase("judging"):
                 found = [
                     self._judge(family, outcomes[at :: len(families)]) for at, family in enumerate(families)
                 ]
+            if any(traced or not report.passed for report in found):
+                with self.phase("locating"):
+                    found = self._locate(families, found, reference, traced)
         missing = tuple(dict.fromkeys(entry for outcome in outcomes for entry in outcome.missing))
         return Report(
             self.level,
             self.seed,
-            tuple(found),
+            tuple(self._note(report) for report in found),
             not_enforced=missing,
-            versions=tuple(cases.versions()),
-            seconds=tuple(self.seconds),
+            seconds=tuple(self.phase.seconds),
         )
 
-    @contextlib.contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        self.progress(name)
-        start = time.monotonic()
-        yield
-        self.seconds.append((name, round(time.monotonic() - start, 2)))
+    def _count(self, families: Sequence[Family], folder: str) -> str:
+        """Of how many cases each port, or its reference, has said something."""
+        counts = []
+        for family in families:
+            place = self.folder / folder / family.model_type
+            pattern = "*/*/*" if folder == "outputs" else "*"
+            done = {str(path.relative_to(place)).split(".")[0] for path in place.glob(pattern)}
+            done = {name.rpartition("/")[0] or name for name in done}
+            total = len(family.names) * (len(self.passes) if folder == "outputs" else 1)
+            counts.append(f"{family.model_type} {min(len(done), total)}/{total}")
+        return ", ".join(counts)
+
+    def _locate(
+        self, families: Sequence[Family], found: Sequence[PortReport], reference: Reference, traced: bool
+    ) -> list[PortReport]:
+        """Nothing that the reference said is left where the ports run once more."""
+        for name in ("answers", "outputs"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+        def one(family: Family, report: PortReport) -> PortReport:
+            if family.error or (report.passed and not traced):
+                return report
+            file, folder = self._text(family.model_type), self.folder / "located" / family.model_type
+            return explain.with_trace(report, family, file, folder, reference, LIMITS)
+
+        return [one(family, report) for family, report in zip(families, found, strict=True)]
+
+    def _note(self, report: PortReport) -> PortReport:
+        return explain.with_notes(report, self.ports[report.port], self.root)
+
+    def _text(self, port: str) -> Path:
+        return self.folder / "workspaces" / port / "models" / f"{port}.py"
 
     def _freeze(self, name: str, file: Path) -> None:
         """A workspace with this one port, and the verifiers: what is verified is what was read now."""
@@ -200,7 +230,7 @@ class _Gate:
             ours=tuple(outputs / one.name / name for one in self.passes),
             answer=answers / f"{name}.safetensors",
             reopened=answers / f"{name}.reopened.safetensors",
-            source=self.folder / "workspaces" / port / "models" / f"{port}.py",
+            source=self._text(port),
         )
 
     def _ask(self, families: Sequence[Family], reference: Reference) -> None:
@@ -220,4 +250,6 @@ class _Gate:
         files = [self._files(family, name) for name in family.names]
         report = judge(family.model_type, files, self.verifiers)
         failures = tuple(f"its process {outcome.error}" for outcome in outcomes if outcome.error)
-        return replace(report, failures=(*failures, *report.failures))
+        report = replace(report, failures=(*failures, *report.failures))
+        report = explain.with_effects(report, family, files)
+        return explain.with_audit(report, family, self.level)

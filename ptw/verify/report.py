@@ -1,14 +1,11 @@
-"""What did the gate find? A report that a person reads as a table and a program as JSON."""
+"""What did the gate find? Plain data: a person reads it as a table or as a page, a program as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -25,6 +22,114 @@ class Measured:
     def passed(self) -> bool:
         return self.value <= self.limit  # so that NaN fails
 
+    @property
+    def share(self) -> float:
+        """Of the limit: above 1 failed. NaN is above all; of a limit of zero any part is infinite."""
+        if math.isnan(self.value):
+            return math.inf
+        if self.limit <= 0:
+            return 0.0 if self.passed else math.inf
+        return self.value / self.limit
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What changing one field (or a pair, one switching the other on) does to both, relative to the base."""
+
+    field: str
+    value: str
+    case: str
+    reference: float | None  # None: the outputs can't be compared, as with another vocabulary
+    port: float | None
+    apart: float | None  # relative difference of the two on the changed configuration; None for a refusal
+    verdict: Literal["followed", "ignored", "wrong", "refused"]
+
+    def __str__(self) -> str:
+        moved = "another shape" if self.reference is None else f"{self.reference:.2g}"
+        if self.verdict == "ignored":
+            return f"{self.field} = {self.value} is ignored: it moves the reference by {moved}, the port by 0"
+        if self.verdict == "wrong":
+            port = "another shape" if self.port is None else f"{self.port:.2g}"
+            return (
+                f"{self.field} = {self.value} has another effect: it moves the reference by {moved}, "
+                f"the port by {port}"
+            )
+        return f"{self.field} = {self.value} is {self.verdict}"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where port and reference first part, in the order in which the reference runs; in exact arithmetic."""
+
+    case: str
+    changes: tuple[str, ...]  # the fields that the case draws
+    module: str  # Hugging Face's name, "" for the whole model
+    event: Literal["given", "gives"]  # what first differs: what the module is given, or what it gives
+    after: str  # the module that last gave what it should
+    position: int  # the first that differs
+    positions: int  # so many of `length` differ
+    length: int
+    relative: float  # at the worst position
+    layer: str = ""  # the kind of the layer that it stands in, where the configuration has kinds
+
+    @property
+    def culprit(self) -> str:
+        """The module whose own arithmetic is wrong: of one that is given the wrong thing, its parent."""
+        if self.event == "gives":
+            return self.module
+        parts = self.module.split(".")
+        return ".".join(parts[: -2 if parts[-1].isdigit() else -1])  # a list of blocks computes nothing
+
+    @property
+    def place(self) -> str:
+        """`layer 1, self_attn.q_norm`"""
+        return _place(self.culprit)
+
+    def __str__(self) -> str:
+        kind = f" ({self.layer})" if self.layer else ""
+        if self.event == "given":
+            since = f", after {_within(self.after, self.culprit)}," if self.after else ""
+            what = f"what it gives to {_within(self.module, self.culprit)}{since} differs"
+        else:
+            what = "differs"
+        drawn = f"drawn for {', '.join(self.changes)}" if self.changes else "the family's plain configuration"
+        return (
+            f"{self.place}{kind}: {what} from position {self.position} on ({self.positions} of "
+            f"{self.length}, relative {self.relative:.2g}) in case {self.case}, {drawn}"
+        )
+
+
+@dataclass(frozen=True)
+class Heat:
+    """The relative difference by module (rows, in order of execution) and position (columns)."""
+
+    case: str
+    rows: tuple[str, ...]
+    starts: tuple[int, ...]  # the first position of each column
+    length: int
+    values: tuple[tuple[float, ...], ...]  # the worst of a column's positions
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something to be said at a line of a file."""
+
+    severity: Literal["error", "warning"]
+    file: str
+    line: int
+    text: str
+    title: str = ""
+    excerpt: tuple[tuple[int, str], ...] = ()  # the lines around it
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the cases of a family reach: every field and parameter of the reference, moved or shown inert."""
+
+    moved: tuple[tuple[str, str], ...] = ()  # field or parameter, the case that moves it
+    inert: tuple[tuple[str, str], ...] = ()  # and why
+    holes: tuple[str, ...] = ()  # neither: nobody knows whether a port follows it
+
 
 @dataclass(frozen=True)
 class PortReport:
@@ -35,10 +140,66 @@ class PortReport:
     cases: int = 0
     by_case: tuple[tuple[str, str, str, float], ...] = ()  # verifier, metric, case, value
     explained: tuple[str, ...] = ()  # what the verifiers say about their failures, in words
+    file: str = ""
+    effects: tuple[Effect, ...] = ()
+    divergence: Divergence | None = None
+    heat: Heat | None = None
+    notes: tuple[Note, ...] = ()
+    audit: Audit = Audit()
+    kept: str = ""  # when this verdict was reached, if nothing has changed since
 
     @property
     def passed(self) -> bool:
         return bool(self.measured) and not self.failures and all(entry.passed for entry in self.measured)
+
+    @property
+    def worst(self) -> tuple[Measured, ...]:
+        """Of each verifier the metric that comes nearest to its limit, or all that are above theirs."""
+        found: list[Measured] = []
+        for name in dict.fromkeys(entry.verifier for entry in self.measured):
+            entries = [entry for entry in self.measured if entry.verifier == name]
+            failed = [entry for entry in entries if not entry.passed]
+            found += failed or [max(entries, key=lambda entry: entry.share)]
+        return tuple(found)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Why it fails, the first thing to look at first."""
+        found = [str(self.divergence)] if self.divergence else []
+        found += [str(effect) for effect in self.effects if effect.verdict in ("ignored", "wrong")]
+        return (*found, *self.explained, *self.failures)
+
+    @property
+    def brief(self) -> tuple[str, ...]:
+        """The same for a terminal: of what a verifier says the first only, once a place is known."""
+        if self.divergence is None:
+            return self.words
+        said: dict[str, list[str]] = {}
+        for words in self.explained:
+            said.setdefault(words.partition(",")[0], []).append(words)
+        more = {
+            name: f" (and {len(words) - 1} more)" if len(words) > 1 else "" for name, words in said.items()
+        }
+        first = [words[0] + more[name] for name, words in said.items()]
+        known = len(self.words) - len(self.explained) - len(self.failures)
+        return (*self.words[:known], *first, *self.failures)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a change touches: the ports to verify for it, and what a reviewer must know of it."""
+
+    since: str
+    commit: str
+    ports: tuple[str, ...]
+    recipes: tuple[str, ...] = ()
+    verifiers: tuple[str, ...] = ()
+    gate: tuple[Note, ...] = ()  # it changes what judges it
+    loosened: tuple[Note, ...] = ()
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        return (*self.loosened, *self.gate)
 
 
 @dataclass(frozen=True)
@@ -50,61 +211,59 @@ class Report:
     not_enforced: tuple[str, ...] = ()  # protections of the sandbox that this machine did not give
     versions: tuple[tuple[str, str], ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
+    enforced: tuple[str, ...] = ()
+    machine: tuple[tuple[str, str], ...] = ()
+    change: Change | None = None
+    time: str = ""
 
     @property
     def passed(self) -> bool:
-        return bool(self.ports) and not self.failures and all(port.passed for port in self.ports)
+        """No ports are no pass, unless a change was asked about and touches none."""
+        some = bool(self.ports) or (self.change is not None and not self.change.ports)
+        return some and not self.failures and all(port.passed for port in self.ports)
 
     @property
     def exit_code(self) -> int:
         return 0 if self.passed else 1
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        of_ports = (note for port in self.ports for note in port.notes)
+        return (*of_ports, *(self.change.notes if self.change else ()))
+
+    @property
+    def summary(self) -> str:
+        cases = sum(port.cases for port in self.ports)
+        took = sum(seconds for _, seconds in self.seconds)
+        again = f"--level acceptance --seed {self.seed}" if self.level == "acceptance" else "practice"
+        ports = "1 port" if len(self.ports) == 1 else f"{len(self.ports)} ports"
+        verdict = "passed" if self.passed else "FAILED"
+        return f"{verdict}: {ports}, {cases} cases ({again}), {took:.1f} s"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; a number that JSON can't say (NaN, infinity) is a string."""
         values: dict[str, Any] = _plain(dataclasses.asdict(self))
         values["passed"] = self.passed
         for port, found in zip(self.ports, values["ports"], strict=True):
-            found["passed"] = port.passed
+            found["passed"], found["words"] = port.passed, list(port.words)
             for measured, entry in zip(port.measured, found["measured"], strict=True):
                 entry["passed"] = measured.passed
-        return values | {"versions": dict(self.versions), "seconds": dict(self.seconds)}
-
-    def as_text(self) -> RenderableType:
-        """The table, then in words what failed, what was refused and what could not be enforced."""
-        from rich.console import Group
-        from rich.text import Text
-
-        lines: list[RenderableType] = [_table(self)]
-        for port in self.ports:
-            lines += [Text(f"{port.port}: {failure}", style="red") for failure in port.failures]
-            refused = (f"{port.port}: refused, so not verified: {entry}" for entry in port.refused)
-            lines += [Text(entry, style="yellow") for entry in refused]
-        lines += [Text(failure, style="red") for failure in self.failures]
-        missing = (f"not enforced on this machine: {entry}" for entry in self.not_enforced)
-        lines += [Text(entry, style="yellow") for entry in missing]
-        verdict = "passed" if self.passed else "FAILED"
-        cases = sum(port.cases for port in self.ports)
-        took = sum(seconds for _, seconds in self.seconds)
-        again = f"--level acceptance --seed {self.seed}" if self.level == "acceptance" else "practice"
-        lines.append(Text(f"{verdict}: {len(self.ports)} ports, {cases} cases ({again}), {took:.1f} s"))
-        return Group(*lines)
+        dicts = {name: dict(getattr(self, name)) for name in ("versions", "seconds", "machine")}
+        return values | dicts | {"notes": _plain([dataclasses.asdict(note) for note in self.notes])}
 
 
-def _table(report: Report) -> RenderableType:
-    from rich.table import Table
-    from rich.text import Text
+def _place(module: str) -> str:
+    parts = module.split(".")
+    number = next((at for at, part in enumerate(parts) if part.isdigit()), None)
+    if number is None:
+        return module or "the model"
+    rest = ".".join(parts[number + 1 :])
+    return f"layer {parts[number]}, {rest}" if rest else f"layer {parts[number]}"
 
-    table = Table("port", "verifier", "metric", "value", "limit", "case", "", box=None, header_style="bold")
-    for column in (3, 4):
-        table.columns[column].justify = "right"
-    for port in report.ports:
-        for entry in port.measured:
-            style = "" if entry.passed else "red"
-            verdict = "ok" if entry.passed else "FAILED"
-            numbers = (f"{entry.value:.3g}", f"{entry.limit:g}")
-            cells = (port.port, entry.verifier, entry.metric, *numbers, entry.case, verdict)
-            table.add_row(*(Text(cell, style=style) for cell in cells))
-    return table
+
+def _within(module: str, parent: str) -> str:
+    """The module's name as its parent knows it, or its place where it stands elsewhere."""
+    return module.removeprefix(f"{parent}.") if module.startswith(f"{parent}.") else _place(module)
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,124 @@
+"""What can be asked of the gate, and where does its report go? To a table, and to files."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from ptw.cli.speaking import print_json, workspace_root
+from ptw.errors import PtwError
+
+if TYPE_CHECKING:
+    from ptw.verify.report import Report
+
+STDOUT = Path("-")
+
+
+@click.command()
+@click.argument("names", metavar="[MODEL]...", nargs=-1)
+@click.option(
+    "--level",
+    type=click.Choice(["practice", "acceptance"]),
+    default="practice",
+    show_default=True,
+    help="Practice has fixed cases, acceptance draws its own.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Draw an earlier acceptance again.")
+@click.option("--changed-since", metavar="REF", help="Only ports that changed since a branch or commit.")
+@click.option("--fresh", is_flag=True, help="Verify also what has not changed since it passed.")
+@click.option("--json", "json_file", metavar="FILE", type=click.Path(path_type=Path), help="'-': stdout.")
+@click.option("--junit", "junit_file", metavar="FILE", type=click.Path(path_type=Path), help="JUnit XML.")
+@click.option(
+    "--report", "html_file", metavar="FILE.html", type=click.Path(path_type=Path), help="A page to read."
+)
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    level: Literal["practice", "acceptance"],
+    seed: int | None,
+    changed_since: str | None,
+    fresh: bool,
+    json_file: Path | None,
+    junit_file: Path | None,
+    html_file: Path | None,
+) -> None:
+    """Check ports against Hugging Face (all, if none is named)."""
+    root = workspace_root()
+    from ptw.verify.verify import Request
+    from ptw.verify.verify import verify as verified
+
+    request = Request(names, level, seed, changed_since, fresh, traced=html_file is not None)
+    with progress() as tell:
+        report = verified(root, request, tell)
+    write(report, json_file, junit_file, html_file)
+    if json_file != STDOUT:
+        from rich.console import Console
+
+        from ptw.verify.report_text import show
+
+        show(report, Console())
+    ctx.exit(report.exit_code)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """The phase at work, and a line for each that has ended; silent when stderr is no terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda step: None
+        return
+    told = [""]
+
+    def tell(step: str) -> None:
+        if told[0] and named(step) != named(told[0]):
+            console.print(told[0], style="dim", highlight=False)
+        told[0] = step
+        status.update(step)
+
+    with console.status("looking up verdicts") as status:
+        yield tell
+    if told[0]:
+        console.print(told[0], style="dim", highlight=False)
+
+
+def named(step: str) -> str:
+    """The phase, without how far it has come."""
+    return step.partition(":")[0].partition(" (")[0]
+
+
+def write(report: "Report", json_file: Path | None, junit_file: Path | None, html_file: Path | None) -> None:
+    """Each file aside, then renamed: a reader never sees half of one."""
+    if json_file == STDOUT:
+        print_json(report.as_json())
+    elif json_file is not None:
+        put(json_file, json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
+    if junit_file is not None:
+        from ptw.verify.junit import as_junit
+
+        put(junit_file, as_junit(report))
+    if html_file is not None:
+        from ptw.verify.report_html import as_html
+
+        put(html_file, as_html(report))
+
+
+def put(file: Path, text: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, aside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(aside, 0o666 & ~mask)
+        os.replace(aside, file)
+    except OSError as error:
+        raise PtwError(f"{file}: cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,91 @@
+"""Which ports are to be verified, and what of it is known already? The gate does the rest.
+
+Imports nothing heavy before something has to be run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ptw.verify import changed, choose, sandbox, walls
+from ptw.verify.machine import machine, versions
+from ptw.verify.phases import Progress
+from ptw.verify.report import Report
+from ptw.verify.verdicts import Verdict, Verdicts, refuse_tracked
+from ptw.workspace import rooms
+
+Level = Literal["practice", "acceptance"]
+PRACTICE_SEED = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """`names`: model types, or models of the workspace; none means all. An acceptance draws its own seed."""
+
+    names: Sequence[str] = ()
+    level: Level = "practice"
+    seed: int | None = None
+    changed_since: str | None = None
+    fresh: bool = False  # verdicts that were kept don't count
+    traced: bool = False  # every port is traced for heat maps, not only one that fails
+
+
+def verify(root: Path, request: Request, progress: Progress = lambda step: None) -> Report:
+    """PtwError for a name that nothing bears and for what git can't say; the report says what ports do."""
+    start = time.monotonic()
+    chosen = choose.choose(root, request.names)
+    change = None
+    if request.changed_since is not None:
+        change = changed.since(root, request.changed_since, chosen)
+        chosen = {name: file for name, file in chosen.items() if name in change.ports}
+    refuse_tracked(root)
+    verdicts = _verdicts(root, request)
+    kept: dict[str, Verdict] = {}
+    for name, file in chosen.items() if not request.fresh else ():
+        found = verdicts.find(name, file) if verdicts else None
+        if found is not None and (found.report.heat or not request.traced):
+            kept[name] = found
+    looked = round(time.monotonic() - start, 2)
+    rest = [name for name in chosen if name not in kept]
+    report = _run(root, rest, request, progress) if rest else _nothing_to_run(request)
+    for port in report.ports:
+        if verdicts:
+            verdicts.keep(port.port, chosen[port.port], port, report.not_enforced)
+    missing = [entry for verdict in kept.values() for entry in verdict.not_enforced]
+    reports = {port.port: port for port in report.ports} | {
+        name: verdict.report for name, verdict in kept.items()
+    }
+    not_enforced = tuple(dict.fromkeys([*report.not_enforced, *missing]))
+    return dataclasses.replace(
+        report,
+        ports=tuple(reports[name] for name in chosen if name in reports),
+        not_enforced=not_enforced,
+        enforced=walls.enforced(sandbox.namespaces() is not None, not_enforced) if chosen else (),
+        versions=versions(),
+        machine=machine(),
+        seconds=(("looking up verdicts", looked), *report.seconds),
+        change=change,
+        time=time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    )
+
+
+def _verdicts(root: Path, request: Request) -> Verdicts | None:
+    if request.level != "practice":
+        return None
+    seed = PRACTICE_SEED if request.seed is None else request.seed
+    return Verdicts(root, rooms.files(root, "verifiers"), request.level, seed, "cpu")
+
+
+def _run(root: Path, names: Sequence[str], request: Request, progress: Progress) -> Report:
+    from ptw.verify.gate import run_gates  # imports torch
+
+    return run_gates(root, names, request.level, request.seed, progress, traced=request.traced)
+
+
+def _nothing_to_run(request: Request) -> Report:
+    return Report(request.level, request.seed or PRACTICE_SEED, ())
