@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ptw.nn.activation import ACTIVATIONS
 from ptw.nn.attention import attend
 from ptw.nn.cache import KVCache, LayerCache, layers_of
-from ptw.nn.config import read_config
+from ptw.nn.config import padding_id, read_config
 from ptw.nn.head import Head, padded_rows
 from ptw.nn.layout import Layout
 from ptw.nn.norm import RMSNorm
@@ -34,6 +34,7 @@ class Config:
     attention_bias: bool = False
     mlp_bias: bool = False
     tie_word_embeddings: bool = False
+    pad_token_id: int | None = None
 
     @classmethod
     def from_hf(cls, values: dict[str, Any]) -> Config:
@@ -47,6 +48,9 @@ class Config:
                 "head_dim": width,
                 "num_key_value_heads": values.get("num_key_value_heads") or heads,
                 "rope": RopeConfig.from_hf(values, width, positions),
+                "pad_token_id": padding_id(
+                    values.get("pad_token_id"), values.get("vocab_size", cls.vocab_size)
+                ),
             },
             choices={"hidden_act": ACTIVATIONS, "pretraining_tp": (1, None)},
             consumed=CONFIG_KEYS,
@@ -107,7 +111,9 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(padded_rows(config.vocab_size), config.hidden_size)
+        self.embed_tokens = nn.Embedding(
+            padded_rows(config.vocab_size), config.hidden_size, config.pad_token_id
+        )
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = Rope(config.rope)

@@ -11,7 +11,7 @@ from ptw.errors import PtwError
 from ptw.nn.activation import ACTIVATIONS
 from ptw.nn.attention import attend
 from ptw.nn.cache import KVCache, LayerCache, layers_of
-from ptw.nn.config import read_config
+from ptw.nn.config import padding_id, read_config
 from ptw.nn.head import Head, padded_rows
 from ptw.nn.layout import Layout
 from ptw.nn.norm import RMSNorm
@@ -38,6 +38,7 @@ class Config:
     attention_bias: bool = False
     sliding_window: int | None = 4096
     tie_word_embeddings: bool = False
+    pad_token_id: int | None = None
 
     @classmethod
     def from_hf(cls, values: dict[str, Any]) -> Config:
@@ -67,6 +68,9 @@ class Config:
                 "num_key_value_heads": values.get("num_key_value_heads", cls.num_key_value_heads)
                 or values.get("num_attention_heads", cls.num_attention_heads),
                 "rope": RopeConfig.from_hf(values, width, positions),
+                "pad_token_id": padding_id(
+                    values.get("pad_token_id"), values.get("vocab_size", cls.vocab_size)
+                ),
                 "sliding_window": window,
             },
             choices={"hidden_act": ACTIVATIONS},
@@ -133,7 +137,9 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(padded_rows(config.vocab_size), config.hidden_size)
+        self.embed_tokens = nn.Embedding(
+            padded_rows(config.vocab_size), config.hidden_size, config.pad_token_id
+        )
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = Rope(config.rope)
