@@ -32,7 +32,7 @@ class ReferenceModel:
         with arithmetic(self.exactly):
             return reference.forward(self.module, ids_T)
 
-    def packed(self, ids: Tensor, inputs: Tensors) -> Tensors:
+    def packed(self, ids: Tensor, inputs: Tensors, backends: Sequence[str] = ()) -> Tensors:
         return {}
 
     def decoded(self, inputs: Tensors) -> Tensors:
@@ -52,23 +52,44 @@ class ReferenceModel:
             "gap": torch.stack(gaps),
         }
 
-    def gradients(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensors:
-        module = reference.fresh(self.module)
-        module.zero_grad(set_to_none=True)
+    def rows(self, ids_BT: Tensor) -> Tensor:
+        with arithmetic(self.exactly):
+            logits: Tensor = reference.fresh(self.module)(ids_BT, use_cache=False).logits
+            return logits
+
+    def losses(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensor:
+        pairs = zip(ids.split(list(lengths)), targets.split(list(lengths)), strict=True)
+        return torch.stack([self._loss(document, answers) for document, answers in pairs]).detach()
+
+    def _loss(self, document: Tensor, answers: Tensor) -> Tensor:
         with arithmetic(self.exactly, gradients=True):
-            pairs = zip(ids.split(list(lengths)), targets.split(list(lengths)), strict=True)
+            logits = reference.fresh(self.module)(document[None], use_cache=False).logits[0]
+            return functional.cross_entropy(logits.float(), answers, reduction="sum", ignore_index=-100)
+
+    def gradients(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensors:
+        self.module.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64)
+        pairs = zip(ids.split(list(lengths)), targets.split(list(lengths)), strict=True)
+        with arithmetic(self.exactly, gradients=True):
             for document, answers in pairs:
-                logits = reference.fresh(module)(document[None], use_cache=False).logits[0]
-                functional.cross_entropy(logits, answers, reduction="sum", ignore_index=-100).backward()
-        saved = reference.saved_names(module)
-        parameters = dict(module.named_parameters(remove_duplicate=False))
-        found = {name: parameters[name] for name in saved if name in parameters}
+                loss = self._loss(document, answers)
+                loss.backward()
+                total += loss.detach()
+        parameters = dict(self.module.named_parameters(remove_duplicate=False))
+        found = {name: parameters[name] for name in reference.saved_names(self.module) if name in parameters}
         gradients = {
-            name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
+            f"gradient.{name}": torch.zeros_like(parameter)
+            if parameter.grad is None
+            else parameter.grad.clone()
             for name, parameter in found.items()
         }
-        module.zero_grad(set_to_none=True)
-        return gradients
+        self.module.zero_grad(set_to_none=True)
+        return gradients | {"loss": total, "padded": torch.zeros_like(total)}
+
+    def stored(self) -> Tensors:
+        state = self.module.state_dict()
+        names = reference.saved_names(self.module)
+        return {name: torch.tensor(state[name].element_size() * 8) for name in names}
 
     @contextlib.contextmanager
     def changed(self, key: str, value: Tensor) -> Iterator[None]:

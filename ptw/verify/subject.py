@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ptw.verify import nudge
+from ptw.verify import nudge, watch
 from ptw.verify.exact import exact
 from ptw.workspace import rooms
 
@@ -34,7 +34,7 @@ class Model(Protocol):
     def logits(self, ids_T: Tensor) -> Tensor:
         """(T, V) of one document alone, nothing cached."""
 
-    def packed(self, ids: Tensor, inputs: Tensors) -> Tensors:
+    def packed(self, ids: Tensor, inputs: Tensors, backends: Sequence[str] = ...) -> Tensors:
         """(T, V) by each way in which a port takes several documents at once; of the reference none."""
 
     def decoded(self, inputs: Tensors) -> Tensors:
@@ -123,6 +123,20 @@ class Subject:
     def at(self, dtype: torch.dtype) -> Model:
         """In a dtype of training, computing as a user's own program would."""
         return self._model(dtype, exactly=False)
+
+    def operations(self, model: Model, ids_T: Tensor) -> Tensors:
+        """Where a model does what, and in which precision (see `watch`)."""
+        return watch.operations(model.module, lambda: model.logits(ids_T))
+
+    def entering(self, model: Model, ids_T: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What the first block is given (T, D), and the cosines and sines of positions, (T, pairs) each."""
+        hidden_BTD, tables = watch.entering(model.module, lambda: model.logits(ids_T))
+        return hidden_BTD[0], tables
+
+    def forced(self, model: Model, given_SLTD: Tensor) -> Tensor:
+        """(S, L, T, D): what each block gives when it is given this."""
+        ids_ST = torch.zeros_like(given_SLTD[:, 0, :, 0], dtype=torch.int64)
+        return watch.forced(model.module, lambda: model.rows(ids_ST), given_SLTD)
 
     def _model(self, dtype: torch.dtype, *, exactly: bool) -> Model:
         key = (dtype, exactly)

@@ -82,6 +82,7 @@ def test_a_stock_verifier_fails_on_nan(
         pytest.skip("no numbers of the port, or none in one process")
     exported = f"{name}/exported."
     said |= {f"{exported}{key}": value for key, value in one.weights(case).items()}
+    said |= {"/source": torch.frombuffer(bytearray(port.file.read_bytes()), dtype=torch.uint8)}
     theirs = one.theirs(case, reopened=True)
     limits = verifier.limits
     right = verifier.measure(judge.of_verifier(said, name), judge.of_verifier(theirs, name))
