@@ -261,7 +261,10 @@ def _looks(tree: ast.Module, parents: Parents) -> Found:
         call = parents[parent] if isinstance(parent, ast.keyword) else parent
         handed = isinstance(call, ast.Call) and node is not call.func and isinstance(call.func, ast.Attribute)
         if not handed and not (isinstance(parent, ast.Assign) and isinstance(parent.targets[0], ast.Name)):
-            yield node, f"`{ast.unparse(parent)}`; a port computes alike in every dtype, place and mode"
+            yield (
+                node,
+                f"`{ast.unparse(node)}` is looked at; a port computes alike in every dtype, place and mode",
+            )
 
 
 def _is_handed_on(node: ast.AST) -> bool:
