@@ -25,6 +25,18 @@ def resolve(hf: str, revision: str | None, root: Path) -> Path:
     return _snapshot(hf, revision)
 
 
+def held(hf: str, revision: str | None, root: Path) -> Path | None:
+    """The folder of a checkpoint that is on this machine already; nothing is fetched."""
+    from huggingface_hub import snapshot_download
+
+    if (root / hf).is_dir():
+        return root / hf
+    try:
+        return Path(snapshot_download(hf, revision=revision, allow_patterns=FILES, local_files_only=True))
+    except (OSError, ValueError):  # not there, or no id of the Hub
+        return None
+
+
 def _snapshot(hf: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

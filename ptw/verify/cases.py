@@ -83,6 +83,9 @@ class Reference:
     def answer(self, requests: Sequence[Mapping[str, object]]) -> None:
         self._ask("answer", requests, ANSWER_SECONDS)
 
+    def enlarge(self, requests: Sequence[Mapping[str, object]]) -> None:
+        self._ask("enlarge", requests, DRAWING_SECONDS)
+
     def close(self) -> None:
         if self.process is not None:
             self.process.kill()

@@ -82,6 +82,9 @@ def _build_room(spec: dict[str, Any], missing: list[str]) -> str:
     for name, path in spec["inputs"].items():
         _show(path, f"{room}/room/{name}", MS_RDONLY)
     _show(spec["output"], f"{room}/room/output", 0)
+    for path in spec["shown"]:
+        if not os.path.exists(room + path):
+            _show(path, room + path, MS_RDONLY)
     for device in DEVICES:
         _show(f"/dev/{device}", f"{room}/dev/{device}", 0)
     for folder in ("/tmp", "/dev/shm"):

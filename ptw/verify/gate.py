@@ -10,21 +10,21 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from ptw.errors import PtwError
-from ptw.verify import answers, cases, explain, sandbox, trace_port
+from ptw.verify import answers, cases, explain, extra_cases, sandbox, trace_port
 from ptw.verify.cases import Family, Reference
 from ptw.verify.choose import choose
-from ptw.verify.judge import CaseFiles, Verifier, judge, read_verifiers
+from ptw.verify.judge import DRAWN, CaseFiles, Verifier, judge, read_verifiers
+from ptw.verify.passes import Pass, failed, passes, why_unlinked
 from ptw.verify.phases import Phases, Progress
 from ptw.verify.report import PortReport, Report
 from ptw.workspace import rooms
 
 Level = Literal["practice", "acceptance"]
-MODULES = {1: "ptw.verify.trace_port"}  # by the number of workers that hold one model
 LIMITS = sandbox.Limits(seconds=300)
 PRACTICE_SEED = 0
 
@@ -54,32 +54,6 @@ def run_gates(
         return gate.run(traced)
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """Verifiers whose probes run under the same circumstances: one process of each port, or several."""
-
-    name: str
-    verifiers: tuple[Verifier, ...]
-
-    @property
-    def workers(self) -> int:
-        return self.verifiers[0].workers
-
-    @property
-    def alone(self) -> bool:
-        return self.verifiers[0].alone
-
-
-def passes(verifiers: Sequence[Verifier]) -> list[_Pass]:
-    """One that starts while cases are drawn; after it those that need two processes, or quiet."""
-    kinds = sorted({(verifier.alone, verifier.workers) for verifier in verifiers} | {(False, 1)})
-    names = {(False, 1): "together", (False, 2): "sharded", (True, 1): "alone", (True, 2): "alone-sharded"}
-    return [
-        _Pass(names[kind], tuple(one for one in verifiers if (one.alone, one.workers) == kind))
-        for kind in kinds
-    ]
-
-
 class _Gate:
     """One run. Its phases follow each other: while a port's process lives, no reference output exists."""
 
@@ -103,6 +77,8 @@ class _Gate:
         self.side_by_side = min(cores, len(ports))
         self.processes = max(1, cores // self.side_by_side)  # of each port
         self.gate = folder / "gate"
+        self.outcomes: dict[str, list[sandbox.Outcome]] = {}
+        self.impossible: list[str] = []  # what this machine can't do, whatever the port
 
     def run(self, traced: bool = False) -> Report:
         for name, file in self.ports.items():
@@ -122,25 +98,26 @@ class _Gate:
                 families = cases.draw(list(self.ports), self.level, self.seed, place, self.cache, reference)
                 self._go(families)
                 drawn.set()
+                self._add_cases(families, reference)
             with self.phase("running ports", lambda: self._count(families, "outputs")):
-                outcomes = [future.result() for future in started]
+                for name, future in zip(self.ports, started, strict=True):
+                    self.outcomes[name] = [future.result()]
                 for later in self.passes[1:]:
-                    outcomes += self._run_later(later, pool, drawn)
+                    self._run_later(later, pool, drawn)
             with self.phase("asking the reference", lambda: self._count(families, "answers")):
                 self._ask(families, reference)
             with self.phase("judging"):
-                found = [
-                    self._judge(family, outcomes[at :: len(families)]) for at, family in enumerate(families)
-                ]
+                found = [self._judge(family) for family in families]
             if any(traced or not report.passed for report in found):
                 with self.phase("locating"):
                     found = self._locate(families, found, reference, traced)
-        missing = tuple(dict.fromkeys(entry for outcome in outcomes for entry in outcome.missing))
+        outcomes = [outcome for each in self.outcomes.values() for outcome in each]
+        missing = dict.fromkeys(entry for outcome in outcomes for entry in outcome.missing)
         return Report(
             self.level,
             self.seed,
             tuple(self._note(report) for report in found),
-            not_enforced=missing,
+            not_enforced=(*missing, *self.impossible),
             seconds=tuple(self.phase.seconds),
         )
 
@@ -194,11 +171,18 @@ class _Gate:
             sandbox.readable(family.given)
         (self.gate / trace_port.GO).touch()
 
-    def _run_port(self, name: str, one: _Pass, drawn: threading.Event) -> sandbox.Outcome:
+    def _add_cases(self, families: Sequence[Family], reference: Reference) -> None:
+        kinds = {one.cases for one in self.passes}
+        if "speed" in kinds:
+            extra_cases.add_speed(families, reference)
+        if "checkpoint" in kinds:
+            extra_cases.add_checkpoints(families, self.root)
+
+    def _run_port(self, name: str, one: Pass, drawn: threading.Event) -> sandbox.Outcome:
         inputs = {
             "workspace": self.folder / "workspaces" / name,
             "verifiers": self.folder / "verifiers" / one.name,
-            "cases": self.folder / "cases" / name / "given",
+            "cases": self.folder / "cases" / name / one.folder,
             "gate": self.gate,
         }
         output = self.folder / "outputs" / name / one.name
@@ -209,47 +193,85 @@ class _Gate:
             if not (self.gate / trace_port.GO).exists():
                 raise PtwError("drawing the cases failed")  # ends the process that waits for them
 
-        return sandbox.run_apart(MODULES[one.workers], inputs, output, LIMITS, processes, go)
+        shown = list(extra_cases.files_of(inputs["cases"])) if one.cases == "checkpoint" else []
+        linked = one.workers > 1
+        return sandbox.run_apart(
+            one.module, inputs, output, LIMITS, processes, go, linked=linked, shown=shown
+        )
 
-    def _run_later(
-        self, one: _Pass, pool: ThreadPoolExecutor, drawn: threading.Event
-    ) -> list[sandbox.Outcome]:
-        if one.alone:
-            return [self._run_port(name, one, drawn) for name in self.ports]
-        return list(pool.map(lambda name: self._run_port(name, one, drawn), self.ports))
+    def _run_later(self, one: Pass, pool: ThreadPoolExecutor, drawn: threading.Event) -> None:
+        """Those that have cases of this kind; two processes that can't be linked are nobody's failure."""
+        names = [name for name in self.ports if self._names(name, one)]
+        each = map if one.alone else pool.map
+        outcomes = list(each(lambda name: self._run_port(name, one, drawn), names))
+        outputs = [self.folder / "outputs" / name / one.name for name in names]
+        if one.workers > 1 and any(map(failed, outputs)) and (why := why_unlinked(self.folder / "tried")):
+            self.impossible.append(f"{one.name}: could not be run: {why}")
+            self.passes = [other for other in self.passes if other != one]
+            return
+        for name, outcome in zip(names, outcomes, strict=True):
+            self.outcomes[name].append(outcome)
 
-    def _files(self, family: Family, name: str) -> CaseFiles:
+    def _names(self, port: str, one: Pass) -> list[str]:
+        """The cases of a pass."""
+        folder = self.folder / "cases" / port / one.folder
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+    def _files(self, family: Family, name: str, kind: str = DRAWN) -> CaseFiles:
+        own = [one for one in self.passes if one.cases == kind]
         answers = self.folder / "answers" / family.model_type
         answers.mkdir(parents=True, exist_ok=True)
         outputs = self.folder / "outputs" / family.model_type
         port = family.model_type
         return CaseFiles(
             name=name,
-            given=family.given / name,
+            given=family.folder / own[0].folder / name,
             drawn=family.folder / "drawn" / f"{name}.json",
-            ours=tuple(outputs / one.name / name for one in self.passes),
+            ours=tuple(outputs / one.name / name for one in own),
             answer=answers / f"{name}.safetensors",
             reopened=answers / f"{name}.reopened.safetensors",
             source=self._text(port),
+            kind=kind,
         )
 
     def _ask(self, families: Sequence[Family], reference: Reference) -> None:
-        answers.ask(
-            [self._files(family, name) for family in families for name in family.names],
-            [verifier.file for verifier in self.verifiers],
-            reference,
-            self.cache,
-            reads=self.keeps,
-            keeps=self.keeps and self.level == "practice",
-        )
+        """Kind by kind, since each is another verifier's; what takes times one case after the other."""
+        for kind in dict.fromkeys(one.cases for one in self.passes):
+            own = [one for one in self.passes if one.cases == kind]
+            files = [
+                self._files(family, name, kind)
+                for family in families
+                for name in self._names(family.model_type, own[0])
+            ]
+            for asked in [[one] for one in files] if own[0].alone else [files]:
+                answers.ask(
+                    asked,
+                    [verifier.file for one in own for verifier in one.verifiers],
+                    reference,
+                    self.cache,
+                    reads=self.keeps and kind == DRAWN,
+                    keeps=self.keeps and kind == DRAWN and self.level == "practice",
+                )
 
-    def _judge(self, family: Family, outcomes: Sequence[sandbox.Outcome]) -> PortReport:
+    def _judge(self, family: Family) -> PortReport:
         if family.error:
             failure = f"no cases could be drawn: {family.error}"
             return PortReport(family.model_type, failures=(failure,))
-        files = [self._files(family, name) for name in family.names]
-        report = judge(family.model_type, files, self.verifiers)
+        files, verifiers, not_run = [], [], []
+        for kind in dict.fromkeys(one.cases for one in self.passes):
+            own = [one for one in self.passes if one.cases == kind]
+            names = self._names(family.model_type, own[0])
+            files += [self._files(family, name, kind) for name in names]
+            asked = [verifier for one in own for verifier in one.verifiers]
+            if names or kind == DRAWN:
+                verifiers += asked
+            else:
+                why = extra_cases.why_not(family, kind)
+                not_run += [f"{verifier.name} was not run: {why}" for verifier in asked]
+        report = judge(family.model_type, files, verifiers)
+        outcomes = self.outcomes[family.model_type]
         failures = tuple(f"its process {outcome.error}" for outcome in outcomes if outcome.error)
-        report = replace(report, failures=(*failures, *report.failures))
-        report = explain.with_effects(report, family, files)
+        report = replace(report, failures=(*failures, *report.failures), not_run=tuple(not_run))
+        drawn = [case for case in files if case.kind == DRAWN]
+        report = explain.with_effects(report, family, drawn)
         return explain.with_audit(report, family, self.level)

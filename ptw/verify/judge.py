@@ -24,6 +24,8 @@ TEXT_LIMIT = 2000  # characters of what a port may say for itself
 EXPORTED = {"config.json", "model.safetensors.index.json"}
 WRITTEN = {"trace.safetensors", "export", "adapter", "error", "refused"}
 LEVELS = ("practice", "acceptance")
+DRAWN = "drawn"
+KINDS = (DRAWN, "speed", "checkpoint")  # of cases; those that are not drawn are in `extra_cases`
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Verifier:
     workers: int = 1  # processes that its probe runs in at once, the model sharded over them
     alone: bool = False  # nothing else runs meanwhile: it takes times
     levels: tuple[str, ...] = LEVELS
+    cases: str = DRAWN  # the kind of cases that it is asked about
+    applies: Callable[[str, Tensors], bool] = lambda metric, theirs: True  # is a metric to be had of a case?
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class CaseFiles:
     answer: Path  # files
     reopened: Path
     source: Path  # the port's text
+    kind: str = DRAWN
 
 
 def read_verifiers(files: Mapping[str, Path]) -> list[Verifier]:
@@ -76,8 +81,23 @@ def _read_verifier(name: str, path: Path) -> Verifier:
         raise PtwError(f"{path}: WORKERS = {workers!r}: a probe runs in 1 process or in 2")
     if not levels or not set(levels) <= set(LEVELS):
         raise PtwError(f"{path}: LEVELS = {levels!r}: it takes {' and '.join(LEVELS)}")
-    explain, alone = getattr(module, "explain", None), bool(getattr(module, "ALONE", False))
-    return Verifier(name, path, dict(limits), measure, explain, workers, alone, levels)
+    cases, alone = getattr(module, "CASES", DRAWN), bool(getattr(module, "ALONE", False))
+    if cases not in KINDS or (alone and cases == DRAWN):
+        raise PtwError(
+            f"{path}: CASES = {cases!r}: it takes {', '.join(KINDS)}; ALONE is for those not drawn"
+        )
+    return Verifier(
+        name,
+        path,
+        dict(limits),
+        measure,
+        getattr(module, "explain", None),
+        workers,
+        alone,
+        levels,
+        cases,
+        getattr(module, "applies", Verifier.applies),
+    )
 
 
 def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) -> PortReport:
@@ -87,6 +107,7 @@ def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) 
     refused: list[str] = []
     explained: list[str] = []
     values: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    wanted: dict[str, set[str]] = {}
     for case in cases:
         try:
             tensors = _read(case, refused)
@@ -94,12 +115,16 @@ def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) 
             failures.append(f"{case.name}: {failure}")
             continue
         for verifier in verifiers if tensors is not None else ():
+            if verifier.cases != case.kind:
+                continue
             ours, theirs = (of_verifier(said, verifier.name) for said in tensors or ())
             try:
                 found = measure(verifier, ours, theirs)
             except PtwError as failure:
                 failures.append(f"{case.name}: {failure}")
                 continue
+            metrics = {metric for metric in verifier.limits if verifier.applies(metric, theirs)}
+            wanted.setdefault(verifier.name, set()).update(metrics)
             for metric, value in found.items():
                 values.setdefault((verifier.name, metric), []).append((value, case.name))
             if any(not value <= verifier.limits[metric] for metric, value in found.items()):
@@ -112,7 +137,7 @@ def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) 
                 value, name = max(worst, key=lambda entry: (math.isnan(entry[0]), entry[0]))
                 measured.append(Measured(verifier.name, metric, value, float(limit), name))
                 by_case += [(verifier.name, metric, name, value) for value, name in worst]
-            elif not failures:
+            elif not failures and (metric in (wanted.get(verifier.name) or verifier.limits)):
                 failures.append(f"{verifier.name}: a limit without a value: no case gave {metric!r}")
     return PortReport(
         port, tuple(measured), tuple(failures), tuple(refused), len(cases), tuple(by_case), tuple(explained)
@@ -149,11 +174,6 @@ def _read(case: CaseFiles, refused: list[str]) -> tuple[Tensors, Tensors] | None
         if "refused" in written:
             refused.append(f"{case.name}: {refusal(case, folder)}")
             return None
-        if "trace.safetensors" not in written or written - WRITTEN:
-            extra = ", ".join(sorted(written - WRITTEN))
-            raise PtwError(
-                f"the port wrote what it should not: {extra}" if extra else "the port wrote nothing"
-            )
         ours |= port_said(folder)
     theirs = reference_said(case)
     compare_shapes(ours, theirs)
@@ -161,7 +181,11 @@ def _read(case: CaseFiles, refused: list[str]) -> tuple[Tensors, Tensors] | None
 
 
 def port_said(folder: Path) -> Tensors:
-    """The trace, and the tensors of the export if there is one."""
+    """The trace, and the tensors of the export if there is one; PtwError for anything else that it wrote."""
+    written = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if "trace.safetensors" not in written or written - WRITTEN:
+        extra = ", ".join(sorted(written - WRITTEN))
+        raise PtwError(f"the port wrote what it should not: {extra}" if extra else "the port wrote nothing")
     exported = {f"weights/exported.{key}": tensor for key, tensor in _exported(folder / "export").items()}
     return _tensors(folder / "trace.safetensors") | exported
 
@@ -172,7 +196,8 @@ def reference_said(case: CaseFiles) -> Tensors:
     if case.reopened.exists() or case.reopened.with_suffix(".error").exists():
         theirs |= _said(case.reopened)
     given = load_file(case.given / "inputs.safetensors")
-    weights = load_file(case.given / "checkpoint" / "model.safetensors")
+    drawn = case.kind == DRAWN  # others are too large, or have none
+    weights = load_file(case.given / "checkpoint" / "model.safetensors") if drawn else {}
     given |= {f"weights.{key}": tensor for key, tensor in weights.items()}
     return theirs | {f"/given.{name}": tensor for name, tensor in given.items()}
 

@@ -147,6 +147,7 @@ class PortReport:
     notes: tuple[Note, ...] = ()
     audit: Audit = Audit()
     kept: str = ""  # when this verdict was reached, if nothing has changed since
+    not_run: tuple[str, ...] = ()  # verifiers that had nothing to be run on, and why
 
     @property
     def passed(self) -> bool:

@@ -46,6 +46,7 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
                 (f"  {'>' if number == note.line else ' '} {number:4d}  {text}", "dim")
                 for number, text in note.excerpt
             )
+        yield from ((f"{port.port}: {entry}", "yellow") for entry in port.not_run)
         yield from ((f"{port.port}: refused, so not verified: {entry}", "yellow") for entry in port.refused)
         holes = (f"{port.port}: no case reaches it: {hole}" for hole in port.audit.holes)
         yield from ((text, "yellow") for text in holes)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -55,10 +55,12 @@ def run_apart(
     go: Callable[[], None] = lambda: None,
     *,
     linked: bool = False,
+    shown: Iterable[Path] = (),
 ) -> Outcome:
     """Run `module.main(folders)` apart; `folders` names each input (read-only) and `output` (writable).
 
-    `linked` processes may speak to each other, over a network that has nothing else.
+    `linked` processes may speak to each other, over a network that has nothing else; files that are `shown`
+    lie where they lie outside.
     Inputs are folders made for this: they become readable for all. `go` returns when the inputs are whole:
     the process starts before, and its seconds count from there.
     """
@@ -69,7 +71,7 @@ def run_apart(
     prefix = namespaces()
     status_read, status_write = os.pipe()
     spec = _spec(module, inputs, output, limits, namespaced=prefix is not None)
-    spec |= {"side_by_side": processes, "linked": linked}
+    spec |= {"side_by_side": processes, "linked": linked, "shown": [str(path) for path in shown]}
     command = [*(prefix or ()), sys.executable, "-I", str(ENTER), str(status_write), json.dumps(spec)]
     # the last words go to a file, which the process's own limit on files bounds
     with open(status_read) as status, tempfile.TemporaryFile() as words:
@@ -113,7 +115,8 @@ def namespaces() -> tuple[str, ...] | None:
 def readable(folder: Path) -> None:
     """Inputs may be written for their owner only, and the process is a stranger."""
     for path in (folder, *folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        if not path.is_symlink():  # what a link leads to is somebody's own
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: int, words: IO[bytes]) -> str:

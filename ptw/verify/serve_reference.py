@@ -23,9 +23,10 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     transformers.AutoModelForCausalLM  # noqa: B018 - imported now, while ports start
+    from ptw.verify import enlarge
     from ptw.verify.trace_reference import answer
 
-    kinds: dict[str, Work] = {"draw": draw, "answer": answer}
+    kinds: dict[str, Work] = {"draw": draw, "enlarge": enlarge.main, "answer": answer}
     for line in sys.stdin:
         asked = json.loads(line)
         failed = side_by_side(kinds[asked["kind"]], asked["requests"], asked["workers"])

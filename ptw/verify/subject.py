@@ -77,6 +77,7 @@ class Subject:
     written: Callable[[Path, Path], None] | None = None  # the port's: a checkpoint opened and written again
     reopened: Callable[[Path], tuple[Any, int]] | None = None  # the reference's: as any user opens a folder
     adapting: Callable[[Path, Path], Adapted] | None = None  # of a checkpoint and an adapter
+    timing: Callable[[Path, Tensors, str], Tensors] | None = None  # of a configuration, on a device
     _models: dict[tuple[torch.dtype, bool], Model] = field(default_factory=dict)
 
     @property
@@ -111,6 +112,11 @@ class Subject:
         """The case's checkpoint with the case's adapter on it."""
         assert self.adapting is not None
         return self.adapting(self.checkpoint, self.adapter)
+
+    def timed(self, inputs: Tensors) -> Tensors:
+        """How long learning and decoding take on the case's configuration; weights are drawn by name."""
+        assert self.timing is not None
+        return self.timing(self.checkpoint, inputs, "cpu")
 
     def exact(self) -> Model:
         """In fp64, every explicit fp32 lifted to fp64: no rounding noise is left between right ones."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 import traceback
@@ -15,6 +16,7 @@ from ptw.errors import PtwError
 from ptw.ports.export import export
 from ptw.ports.load import load
 from ptw.ports.port import Port, find_port
+from ptw.verify import port_speed
 from ptw.verify.port_adapter import AdaptedPort
 from ptw.verify.port_model import PortModel
 from ptw.verify.subject import Probe, Subject, Tensors, ask, probes
@@ -82,5 +84,11 @@ def subject_of(port: Port, root: Path, given: Path, target: Path) -> Subject:
         return AdaptedPort(port, root, checkpoint, folder)
 
     return Subject(
-        is_reference=False, given=given, opened=opened, handed=target, written=written, adapting=adapting
+        is_reference=False,
+        given=given,
+        opened=opened,
+        handed=target,
+        written=written,
+        adapting=adapting,
+        timing=functools.partial(port_speed.timed, root),
     )

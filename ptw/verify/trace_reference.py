@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from ptw.verify import reference_speed
 from ptw.verify.reference_adapter import AdaptedReference
 from ptw.verify.reference_model import ReferenceModel, opened_plainly
 from ptw.verify.subject import Probe, Subject, ask, probes
@@ -27,6 +28,7 @@ def answer(request: dict[str, Any]) -> None:
         opened=ReferenceModel,
         reopened=opened_plainly,
         adapting=AdaptedReference,
+        timing=reference_speed.timed,
     )
     try:
         save_file(ask(subject, _probes(tuple(request["verifiers"]), name)), target)

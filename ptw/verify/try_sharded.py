@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -14,7 +15,7 @@ from ptw.verify.trace_sharded import TRIED, join
 def main(folders: dict[str, str]) -> None:
     """Leaves a file where a sharded layer learnt what one process's would."""
     join()
-    layer = nn.Sequential(nn.Linear(4, 4, bias=False, dtype=torch.float64))
+    layer: Any = nn.Sequential(nn.Linear(4, 4, bias=False, dtype=torch.float64))
     nn.init.eye_(layer[0].weight)
     shard(layer, distributed.get_world_size(), "cpu")
     rank = distributed.get_rank()
