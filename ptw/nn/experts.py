@@ -1,7 +1,8 @@
 """How do tokens meet their experts? Sorted by expert, so that each matrix meets all of its tokens at once.
 
-A training step is bound by its matrix products. On a CPU they run in oneDNN, which builds a kernel for each
-number of rows: the rows of an expert are filled up to one of a few numbers, so that kernels are found again.
+A training step is bound by its matrix products, then by writing the gradients of all experts' matrices. On a
+CPU long products run in oneDNN, which builds a kernel for each number of rows: those of an expert are filled
+up to one of a few numbers, so that kernels are found again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 ALIGNED_BYTES = 16  # rows that grouped kernels of a GPU can read
+FOURS = 4  # MKL's rows keep to themselves where every size is a multiple of it: a rest is summed otherwise
+TAIL = 64  # rows; of what lies beyond a multiple of its vectors torch computes exp and its like otherwise
+LONG = 96  # terms of a sum from which on oneDNN saves more than the copy of what it made takes
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +27,8 @@ class Groups:
     """Which rows each expert gets: R rows sorted by expert, among them the filler of a group's end.
 
     token_R: the token of each row (filler has token 0, and no gradient). row_TK: the row of each choice.
-    ends_E: where each group ends, int32. sizes: rows of each group, where a loop over experts needs them.
+    ends_E: where each group ends, int32; rows after the last end are nobody's. sizes: rows of each group,
+    where a loop over experts needs them.
     """
 
     token_R: Tensor
@@ -43,7 +48,7 @@ class Groups:
             sizes = tuple(_filled(count) for count in counts_E.tolist())
             filled_E = torch.tensor(sizes).cumsum(0)
             row_R = row_R + (filled_E - torch.tensor(sizes) - (ends_E - counts_E))[sorted_R]
-            ends_E, rows = filled_E, sum(sizes)
+            ends_E, rows = filled_E, -(-sum(sizes) // TAIL) * TAIL
         token_R = order_R.new_zeros(rows)
         token_R[row_R] = order_R // choice_TK.shape[1]
         row_TK = torch.empty_like(order_R)
@@ -123,11 +128,15 @@ class _Looped(torch.autograd.Function):
         ctx.save_for_backward(rows_RI, weight_EOI)
         ctx.sizes = sizes
         out_RO = rows_RI.new_empty(len(rows_RI), weight_EOI.shape[1])
-        for expert, (rows, out) in enumerate(zip(rows_RI.split(sizes), out_RO.split(sizes), strict=True)):
-            if len(rows):
-                out.copy_(_product(rows, weight_EOI[expert]))
+        start = 0
+        for expert, size in enumerate(sizes):
+            rows = slice(start, start + size)
+            start += size
+            if size:
+                _product(rows_RI[rows], weight_EOI[expert], out_RO[rows], apart=True)
                 if bias_EO is not None:
-                    out.add_(bias_EO[expert])
+                    out_RO[rows] += bias_EO[expert]
+        out_RO[start:] = 0.0
         return out_RO
 
     @staticmethod
@@ -139,25 +148,38 @@ class _Looped(torch.autograd.Function):
         grad_weight = torch.empty_like(weight_EOI) if wants_weight else None
         grad_bias = weight_EOI.new_zeros(weight_EOI.shape[:2]) if wants_bias else None
         start = 0
-        for expert, (size, grad) in enumerate(zip(ctx.sizes, upstream[0].split(ctx.sizes), strict=True)):
+        for expert, size in enumerate(ctx.sizes):
             rows = slice(start, start + size)
+            grad = upstream[0][rows]
             start += size
             if size and grad_rows is not None:
-                grad_rows[rows] = _product(grad, weight_EOI[expert].T)
-            if grad_weight is not None:
-                grad_weight[expert] = _product(grad.T, rows_RI[rows].T) if size else 0.0
+                _product(grad, weight_EOI[expert].T, grad_rows[rows])
+            if size and grad_weight is not None:
+                _product(grad.T, rows_RI[rows].T, grad_weight[expert])
+            elif grad_weight is not None:
+                grad_weight[expert] = 0.0
             if grad_bias is not None:
                 grad_bias[expert] = grad.sum(0)
+        if grad_rows is not None:
+            grad_rows[start:] = 0.0
         return grad_rows, grad_weight, grad_bias, None
 
 
-def _product(left_MI: Tensor, right_OI: Tensor) -> Tensor:
-    """left @ right.T, by the fastest kernel that there is."""
-    if left_MI.dtype == torch.float32 and left_MI.device.type == "cpu" and (fast := _one_dnn()) is not None:
-        product: Tensor = fast(left_MI, right_OI, None, "none", [], "")
-        return product
-    # of rows that lie so, the bits don't depend on their place among the others, unless they are a rest
-    return left_MI @ right_OI.contiguous().T
+def _product(left_MI: Tensor, right_OI: Tensor, out_MO: Tensor, apart: bool = False) -> None:
+    """out = left @ right.T. `apart`: the bits of a row of the left must not depend on the other rows.
+
+    Which kernel is taken depends on the summed width alone, so that it is the same for groups of any size.
+    """
+    long = left_MI.shape[1] >= LONG
+    if long and left_MI.dtype == torch.float32 and not left_MI.is_cuda and (fast := _one_dnn()) is not None:
+        out_MO.copy_(fast(left_MI, right_OI, None, "none", [], ""))
+        return
+    summed, width = -left_MI.shape[1] % FOURS, -right_OI.shape[0] % FOURS
+    if apart and (summed or width):
+        left, right = functional.pad(left_MI, (0, summed)), functional.pad(right_OI, (0, summed, 0, width))
+        out_MO.copy_(torch.mm(left, right.T)[:, : right_OI.shape[0]])
+    else:
+        torch.mm(left_MI, right_OI.T, out=out_MO)
 
 
 @once
@@ -169,7 +191,7 @@ def _one_dnn() -> Any:
 
 def _filled(count: int) -> int:
     """The next of a few sizes an octave, by fours: in a rest of less, a row's bits depend on its place."""
-    step = 4 << max(0, count.bit_length() - 6)
+    step = FOURS << max(0, count.bit_length() - 6)
     return -(-count // step) * step
 
 
