@@ -8,14 +8,28 @@ from ptw.cli.speaking import as_json, print_json, told, workspace_root
 
 
 @click.command()
-@click.argument("folder", metavar="NAME", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="[NAME]", required=False, type=click.Path(path_type=Path))
 @click.option("--size", default=1500, show_default=True, help="Members of the simulated service.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Seed of its data.")
-def init(folder: Path, size: int, seed: int) -> None:
+@click.option(
+    "--ci",
+    "system",
+    type=click.Choice(["github", "gitlab"]),
+    help="Put every pull request through the gate; without NAME in the workspace that you are in.",
+)
+def init(folder: Path | None, size: int, seed: int, system: str | None) -> None:
     """Make a workspace in a new folder, with simulated data."""
+    if folder is None:
+        if system is None:
+            raise click.UsageError("Missing argument 'NAME'.")
+        from ptw.workspace.ci import add
+
+        for file in add(workspace_root(), system):
+            click.echo(file)
+        return
     from ptw.workspace.scaffold import init as make
 
-    click.echo(make(folder, size, seed))
+    click.echo(make(folder, size, seed, system))
     click.echo(f"a workspace is ready: cd {folder} && ptw check", err=True)
 
 

@@ -41,6 +41,7 @@ def _tests(port: PortReport) -> list[tuple[str, str, str]]:
         own_words = [words for words in port.words if words not in port.explained]
         words = "\n".join(dict.fromkeys([*own_words, *where]))
         found.append(("explanation", words or "nothing was measured", ""))
+    found += [("not run", "", text) for text in port.not_run]
     found += [("refused", "", text) for text in port.refused]
     found += [("audit", "", f"no case reaches it: {hole}") for hole in port.audit.holes]
     return found

@@ -120,9 +120,8 @@ def compare(
                 errors.setdefault(event[0], {})[event] = error_T
     if not errors:
         return Traced(case, None, None)
-    parted = [number for number in errors if any(_differs(one).any() for one in errors[number].values())]
-    # the longest shows best from where on they part
-    number = max(parted or errors, key=lambda number: (lengths[number], -number))
+    # one whose logits differ before one in which nothing comes of it; the longest shows best from where on
+    number = max(errors, key=lambda number: (*_parted(errors[number]), lengths[number], -number))
     first = next((at for at in errors[number].items() if _differs(at[1]).any()), None)
     heat = _heat(case, errors[number], lengths[number])
     if first is None:
@@ -169,6 +168,12 @@ def _by_position(tensor: Tensor, length: int) -> Tensor:
 
 def _differs(error_T: Tensor) -> Tensor:
     return ~(error_T <= AGREE)  # so that NaN differs
+
+
+def _parted(errors: Mapping[Event, Tensor]) -> tuple[bool, bool]:
+    """Whether its logits differ, and whether anything does."""
+    differ = {event[3] for event, error_T in errors.items() if bool(_differs(error_T).any())}
+    return trace_modules.LOGITS in differ, bool(differ)
 
 
 def _before(errors: Mapping[Event, Tensor], event: Event) -> str:

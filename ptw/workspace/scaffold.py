@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ptw.errors import PtwError
+from ptw.workspace import ci
 from ptw.workspace.schema import NAME_RULE, is_name, schema_text
 from ptw.workspace.simulate import MEMBERS, SMALLEST, write_service
 
@@ -17,13 +18,18 @@ OUTER = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OB
 LARGEST_COMMIT = 20 * 2**20  # bytes of data; more is left out of git
 
 
-def init(folder: Path, size: int = MEMBERS, seed: int = 0) -> Path:
-    """A workspace in this folder, which must be new or empty; PtwError leaves it untouched."""
+def init(folder: Path, size: int = MEMBERS, seed: int = 0, ci_system: str | None = None) -> Path:
+    """A workspace in this folder, which must be new or empty; PtwError leaves it untouched.
+
+    With `ci_system` (github, gitlab) its pull requests go through the gate.
+    """
     refuse(folder, size)
     folder = folder.absolute()
     try:
         with aside(folder) as built:
             fill(built, folder.name, size, seed)
+            if ci_system is not None:
+                ci.add(built, ci_system)
             commit(built)
             os.rename(built, folder)
     except OSError as error:
