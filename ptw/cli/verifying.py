@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from ptw.cli.speaking import print_json, workspace_root
+from ptw.cli.speaking import print_json, print_rich, workspace_root
 from ptw.errors import PtwError
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ STDOUT = Path("-")
 @click.option(
     "--report", "html_file", metavar="FILE.html", type=click.Path(path_type=Path), help="A page to read."
 )
+@click.option("--mutants", is_flag=True, help="Score the gate itself, on ports with one mistake each.")
+@click.option("--full-table", is_flag=True, help="With --mutants: which verifiers kill each, not the first.")
 @click.pass_context
 def verify(
     ctx: click.Context,
@@ -47,9 +49,15 @@ def verify(
     json_file: Path | None,
     junit_file: Path | None,
     html_file: Path | None,
+    mutants: bool,
+    full_table: bool,
 ) -> None:
     """Check ports against Hugging Face (all, if none is named)."""
     root = workspace_root()
+    if mutants or full_table:
+        if not mutants or level != "practice" or seed is not None or changed_since or junit_file or html_file:
+            raise click.UsageError("--mutants takes ports, --full-table and --json; --full-table needs it")
+        ctx.exit(score(root, names, full_table, json_file))
     from ptw.verify.verify import Request
     from ptw.verify.verify import verify as verified
 
@@ -64,6 +72,21 @@ def verify(
 
         show(report, Console())
     ctx.exit(report.exit_code)
+
+
+def score(root: Path | None, names: tuple[str, ...], full: bool, json_file: Path | None) -> int:
+    """The gate's own: the exit code is 0 when nothing that differs from the reference passes it."""
+    from ptw.verify.mutate import run_mutants
+
+    with progress() as tell:
+        found = run_mutants(root, names, tell, full=full)
+    if json_file == STDOUT:
+        print_json(found.as_json())
+        return found.exit_code
+    if json_file is not None:
+        put(json_file, json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n")
+    print_rich(found.as_text())
+    return found.exit_code
 
 
 @contextmanager
