@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,26 +13,34 @@ LONG = 257
 STEPS = 5  # tokens decoded one by one after the prefill
 NEW_TOKENS = 6
 NUDGED_LENGTH = 9
+NO_LOSS = -100
+DRAWS = 200
 Tensors = dict[str, Tensor]
+Good = Callable[[list[int]], bool]
 
 
-def inputs(config: Any, draw: random.Random, *, thorough: bool) -> Tensors:
+def inputs(config: Any, draw: random.Random, *, thorough: bool, good: Good = lambda tokens: True) -> Tensors:
     """What port and reference are given. D documents of `lengths` stand one after the other in `ids`.
 
     row: the row of a packed batch that a document lies in. changed: `ids` with the tokens of document
     `changed_document` replaced. decode_document, decode_prefill: documents that are decoded side by side, and
     how many of their tokens come first; decode_steps follow one by one. new_tokens: to be generated greedily
     from each prefill. nudged: the document on which every weight's effect is looked at; empty for none.
+    A document that is not `good` is drawn again.
     """
     lengths = _lengths(config, draw, thorough=thorough)
     vocabulary = int(config.vocab_size)
-    documents = [_document(length, place, vocabulary, draw) for place, length in enumerate(lengths)]
+
+    def drawn(length: int, place: int) -> list[int]:
+        return _good(lambda: _document(length, place, vocabulary, draw), good)
+
+    documents = [drawn(length, place) for place, length in enumerate(lengths)]
     changed = draw.randrange(len(lengths) - 1)
     other = [*documents]
     # none of its tokens stays what it was
-    other[changed] = [(token + draw.randrange(1, vocabulary)) % vocabulary for token in documents[changed]]
+    other[changed] = _good(lambda: _others(documents[changed], vocabulary, draw), good)
     decoded = [place for place, length in enumerate(lengths) if length > 1][-3:]
-    nudged = _document(NUDGED_LENGTH, 0, vocabulary, draw) if thorough else []
+    nudged = drawn(NUDGED_LENGTH, 0) if thorough else []
     return {
         "ids": torch.tensor([token for document in documents for token in document]),
         "changed": torch.tensor([token for document in other for token in document]),
@@ -45,6 +54,30 @@ def inputs(config: Any, draw: random.Random, *, thorough: bool) -> Tensors:
         "decode_steps": torch.tensor([min(STEPS, min(lengths[place] for place in decoded) - 1)]),
         "new_tokens": torch.tensor([NEW_TOKENS if thorough else 2]),
         "nudged": torch.tensor(nudged, dtype=torch.int64),
+    }
+
+
+def gradients(config: Any, draw: random.Random) -> Tensors:
+    """gradient.ids, .lengths, .targets: the next token of the same document, NO_LOSS where there is no loss.
+
+    Longer than the window. One holds the padding token, whose embedding the reference may not train.
+    """
+    vocabulary = int(config.vocab_size)
+    longest = max([bound for bound in bounds(config) if bound < LONG // 3], default=0)
+    lengths = [longest + draw.randrange(9, 20), draw.randrange(2, 6), 1, draw.randrange(20, 40)]
+    draw.shuffle(lengths)
+    documents = [[draw.randrange(vocabulary) for _ in range(length)] for length in lengths]
+    targets = [[*document[1:], NO_LOSS] for document in documents]
+    # as where a prompt comes before an answer, and a word within it is left out
+    first = max(range(len(lengths)), key=lambda place: lengths[place])
+    documents[first][6] = getattr(config, "pad_token_id", None) or 0
+    targets[first] = [*documents[first][1:], NO_LOSS]
+    targets[first][:4] = [NO_LOSS] * 4
+    targets[first][draw.randrange(4, lengths[first])] = NO_LOSS
+    return {
+        "gradient.ids": torch.tensor([token for document in documents for token in document]),
+        "gradient.lengths": torch.tensor(lengths),
+        "gradient.targets": torch.tensor([token for row in targets for token in row]),
     }
 
 
@@ -70,6 +103,19 @@ def _lengths(config: Any, draw: random.Random, *, thorough: bool) -> list[int]:
     lengths += [37, LONG] if thorough else [draw.randrange(64, 180)]
     draw.shuffle(lengths)
     return lengths
+
+
+def _good(drawn: Callable[[], list[int]], good: Good) -> list[int]:
+    tokens = drawn()
+    for _ in range(DRAWS):
+        if good(tokens):
+            break
+        tokens = drawn()
+    return tokens
+
+
+def _others(tokens: list[int], vocabulary: int, draw: random.Random) -> list[int]:
+    return [(token + draw.randrange(1, vocabulary)) % vocabulary for token in tokens]
 
 
 def _document(length: int, place: int, vocabulary: int, draw: random.Random) -> list[int]:

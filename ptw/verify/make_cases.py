@@ -1,4 +1,4 @@
-"""Which cases is a port held to? The case maker's process: it draws them, writes them down and ends.
+"""Which cases is a port held to? Drawn in the reference's process, which is asked about them much later.
 
 Imports transformers, to find out on the reference which fields matter; keeps none of its outputs.
 """
@@ -7,117 +7,178 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
-import sys
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from ptw.errors import PtwError
-from ptw.verify import reference
-from ptw.verify.configurations import Configuration, Values, configurations
-from ptw.verify.documents import inputs
+from ptw.verify import documents, reference, ropes
+from ptw.verify.adapter import write_adapter
+from ptw.verify.audit import Weights, audit
+from ptw.verify.configurations import FIELD, THOROUGH, Configuration, Found, configurations
+from ptw.verify.decided import forced, is_decided, precise
 from ptw.verify.exact import exact
-from ptw.verify.informative import generator
+from ptw.verify.fields import family_fields
+from ptw.verify.informative import outliers
+from ptw.verify.trials import TIED, Trials, Values
 
-MOVED = 1e-12  # relative: above rounding in fp64, below any effect
-PROBED = 80  # tokens: beyond the original context of the cases that scale RoPE
-THOROUGH = ("plain", "odd sizes", "switches", "windows")
+NAME_LENGTH = 60
 
 
 def main(model_type: str, level: str, seed: int, folder: Path) -> None:
     """Write a folder a case into `folder`/given, for all to see, and what it is for into `folder`/drawn."""
     family = reference.config_class(model_type)
     draw = random.Random(f"{model_type}:{seed}")
-    trials = Trials(family)
+    # odd: what is kept in fp32 is spread around zero (see informative)
+    trials = Trials(family, draw.getrandbits(48) | 1)
     with exact(), torch.no_grad():
-        found = configurations(family, trials.moves, draw, fresh=level == "acceptance")
-        for configuration in found:
-            trials.demand(configuration)
-        for number, configuration in enumerate(found):
-            name = f"{number:02d}-{configuration.name.replace(' ', '-')}"
-            _write(family, configuration, draw, folder, name)
+        found = configurations(trials, draw, fresh=level == "acceptance")
+        for configuration in found.configurations:
+            trials.demand(configuration.values, configuration.name)
+        _Writer(trials, draw, folder, found).write()
 
 
-class Trials:
-    """The reference's output for values that were tried, so that each is computed once."""
+class _Writer:
+    """One family's cases on their way into files."""
 
-    def __init__(self, family: Any) -> None:
-        self.family = family
-        self.outputs: dict[str, torch.Tensor | None] = {}
-        self.errors: dict[str, str] = {}
+    def __init__(self, trials: Trials, draw: random.Random, folder: Path, found: Found) -> None:
+        self.trials, self.draw, self.folder, self.found = trials, draw, folder, found
+        self.weights = Weights()
+        (folder / "drawn").mkdir(parents=True, exist_ok=True)
 
-    def demand(self, configuration: Configuration) -> None:
-        """PtwError if the reference can't run it: too few cases must not look like a pass."""
-        if self._output(configuration.values) is None:
-            error = self.errors[_key(configuration.values)]
-            raise PtwError(f"the reference can't run the case {configuration.name!r}: {error}")
+    def write(self) -> None:
+        cases = {}
+        for number, configuration in enumerate(self.found.configurations):
+            plain = re.sub(r"[^A-Za-z0-9_.=-]+", "-", configuration.name)[:NAME_LENGTH].strip("-")
+            name = f"{number:02d}-{plain}"
+            checkpoint = self.folder / "given" / name / "checkpoint"
+            checkpoint.mkdir(parents=True)
+            write = self._field if configuration.kind == FIELD else self._case
+            seed = write(name, configuration, checkpoint)
+            self._drawn(name, configuration, seed)
+            cases[name] = configuration.fields
+        fields = family_fields(self.trials.family, self.found.sizes.plain)
+        said = audit(self.found.search, fields, cases, self.weights)
+        (self.folder / "audit.json").write_text(json.dumps(said, indent=1))
 
-    def moves(self, before: Values, after: Values) -> bool:
-        """Whether both can be built and differ in output or in what their checkpoints hold."""
-        first, second = self._output(before), self._output(after)
-        if first is None or second is None:
-            return False
-        if first.shape != second.shape:
-            return True
-        return bool((first - second).norm() > MOVED * first.norm())
+    def _drawn(self, name: str, configuration: Configuration, seed: int) -> None:
+        said = {
+            "name": configuration.name,
+            "kind": configuration.kind,
+            "changes": _nested(configuration.changes),
+            "seed": seed,
+        }
+        (self.folder / "drawn" / f"{name}.json").write_text(json.dumps(said, indent=1))
 
-    def _output(self, values: Values) -> torch.Tensor | None:
-        key = _key(values)
-        if key not in self.outputs:
-            self.outputs[key] = self._run(values)
-        return self.outputs[key]
+    def _field(self, name: str, configuration: Configuration, checkpoint: Path) -> int:
+        """The same weights and tokens in all: what differs in output differs by this change."""
+        outcome = self.trials.outcome(configuration.values)
+        ids = self.trials.ids
+        _write_config(checkpoint, _config(self.trials, configuration.values), configuration, "given")
+        save_file(outcome.saved, checkpoint / "model.safetensors", metadata={"format": "pt"})
+        inputs = {"ids": ids, "lengths": torch.tensor([len(ids)])}
+        save_file(inputs, checkpoint.parent / "inputs.safetensors")
+        self._look(name, configuration.values, outcome.saved)
+        return self.trials.seed
 
-    def _run(self, values: Values) -> torch.Tensor | None:
-        try:
-            model = reference.drawn(self.family(**json.loads(json.dumps(values))), seed=0)
-            ids = torch.randint(0, 60, (PROBED,), generator=generator(0, "probe"))
-            return reference.forward(model, ids)
-        except Exception as error:  # whatever the reference can't build or run is no case of this family
-            self.errors[_key(values)] = f"{type(error).__name__}: {error}"
-            return None
+    def _look(self, name: str, values: Values, saved: dict[str, Tensor]) -> None:
+        """At weights that only this case has."""
+        if not self.weights.knows(saved):
+            model = self.trials.model(values)
+            self.weights.look(name, model, saved, [self.trials.ids])
+
+    def _case(self, name: str, configuration: Configuration, checkpoint: Path) -> int:
+        draw, thorough = self.draw, configuration.kind == THOROUGH
+        config = _config(self.trials, configuration.values)
+        # of the thorough ones every other is even
+        seed = draw.getrandbits(48) & ~1 | int(name[:2]) % 2
+        form = "given" if configuration.name == "plain" else draw.choice(("given", "whole", "differing"))
+        _write_config(checkpoint, config, configuration, form)
+        model = reference.drawn(config, seed)
+        if configuration.outliers:
+            outliers(model)
+        saved = reference.saved_tensors(model)
+        save_file(saved, checkpoint / "model.safetensors", metadata={"format": "pt"})
+        routes = self.trials.outcome(configuration.values).routed
+
+        def good(tokens: list[int]) -> bool:
+            return not routes or is_decided(model, tokens, TIED)
+
+        inputs = documents.inputs(config, draw, thorough=thorough, good=good)
+        if thorough:
+            inputs |= self._more(config, model, routes)
+            self.weights.look(name, model, saved, [inputs["nudged"]])
+            write_adapter(model, seed, inputs["nudged"], checkpoint.parent / "adapter")
+        save_file(inputs, checkpoint.parent / "inputs.safetensors")
+        return seed
+
+    def _more(self, config: Any, model: nn.Module, routes: bool) -> dict[str, Tensor]:
+        vocabulary = int(config.vocab_size)
+        return {
+            **documents.gradients(config, self.draw),
+            **precise(model, vocabulary, self.draw, routes=routes),
+            **forced(model, vocabulary, self.draw, routes=routes),
+        }
 
 
-def _key(values: Values) -> str:
-    return json.dumps(values, sort_keys=True)
+def _config(trials: Trials, values: Values) -> Any:
+    return trials.family(**json.loads(json.dumps(values)))
 
 
-def _write(family: Any, configuration: Configuration, draw: random.Random, folder: Path, name: str) -> None:
-    given = folder / "given" / name
-    checkpoint = given / "checkpoint"
-    checkpoint.mkdir(parents=True)
-    config = family(**json.loads(json.dumps(configuration.values)))
-    seed = draw.getrandbits(48)
-    _write_config(config, configuration, checkpoint / "config.json", whole=draw.random() < 0.5)
-    model = reference.drawn(config, seed)
-    save_file(reference.saved_tensors(model), checkpoint / "model.safetensors", metadata={"format": "pt"})
-    save_file(inputs(config, draw, thorough=configuration.name in THOROUGH), given / "inputs.safetensors")
-    case = {"name": configuration.name, "changes": configuration.changes, "seed": seed}
-    (folder / "drawn").mkdir(exist_ok=True)
-    (folder / "drawn" / f"{name}.json").write_text(json.dumps(case, indent=1))
+def _write_config(folder: Path, config: Any, configuration: Configuration, form: str) -> None:
+    """As a checkpoint has it: in this form and spelling if that says the same, else as it was given."""
+    says = None if form == "given" and not configuration.spelling else _resolved(config)
+    for values in _forms(config, configuration, form):
+        values |= {
+            "model_type": config.model_type,
+            "architectures": [reference.architecture(config)],
+            "dtype": "bfloat16",
+        }
+        text = json.dumps(values, indent=1, sort_keys=True)
+        if form == "given" and not configuration.spelling:
+            break
+        if _resolved(type(config).from_dict(json.loads(text))) == says:
+            break
+    (folder / "config.json").write_text(text)
 
 
-def _write_config(config: Any, configuration: Configuration, file: Path, *, whole: bool) -> None:
-    """As a checkpoint has it: every field or only those that differ, in the spelling of now or of before."""
-    config.architectures = [reference.architecture(config)]
-    config.dtype = "bfloat16"
-    values = json.loads(config.to_json_string(use_diff=not whole))
-    parameters = values.get("rope_parameters")
-    if configuration.legacy and parameters and "rope_theta" in parameters:
-        del values["rope_parameters"]
-        values["rope_theta"] = parameters.pop("rope_theta")
-        values["rope_scaling"] = parameters
-    file.write_text(json.dumps(values, indent=1, sort_keys=True))
+def _forms(config: Any, configuration: Configuration, form: str) -> Iterator[Values]:
+    """Every field, those that differ from the class's own, or what was given; of now or of before."""
+    given = json.loads(json.dumps(configuration.values))
+    whole = {"given": None, "whole": False, "differing": True}[form]
+    written = given if whole is None else json.loads(config.to_json_string(use_diff=whole))
+    for values in (written, given):
+        before = ropes.older(values, configuration.spelling)
+        if before is not None:
+            yield before
+    yield written
+    yield given
 
 
-if __name__ == "__main__":
-    for request in json.loads(sys.argv[1]):
-        target = Path(request["folder"])
-        try:
-            main(request["model_type"], request["level"], request["seed"], target)
-        except Exception as error:  # one family's fault is not the next one's
-            shutil.rmtree(target, ignore_errors=True)
-            target.mkdir(parents=True)
-            (target / "error").write_text(f"{type(error).__name__}: {error}")
+def _resolved(config: Any) -> Values:
+    """What a configuration comes down to, however it was spelled."""
+    found: Values = json.loads(config.to_json_string(use_diff=False))
+    for name in ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"):
+        found.pop(name, None)
+    rope = found.get("rope_parameters") or {}
+    for one in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        one.pop("type", None)
+    return found
+
+
+def _nested(changes: Values) -> Values:
+    """Without the dots: each name stands by itself."""
+    found: Values = {}
+    for path, value in changes.items():
+        place, *below = path.split(".")
+        held = found
+        for name in below:
+            inner = held.get(place)
+            held[place] = dict(inner) if isinstance(inner, dict) else {}
+            held, place = held[place], name
+        held[place] = value
+    return found

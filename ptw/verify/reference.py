@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ptw.errors import PtwError
-from ptw.verify.informative import informative_weights
+from ptw.verify.informative import informative_weights, kept_in_fp32
 
 # kernels that take no fp64 have a plain path beside them
 PLAIN = {"attn_implementation": "eager", "experts_implementation": "eager"}
+
+SINGLE = torch.empty(0, dtype=torch.float32)  # what is like it is fp32 even where the word means fp64
 
 
 def config_class(model_type: str) -> Any:
@@ -49,6 +51,17 @@ def build(config: Any) -> nn.Module:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model: nn.Module = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float64, **PLAIN)
     return model.eval()
+
+
+def unfilled(config: Any) -> nn.Module:
+    """The same with whatever stood in memory as its weights, which is quicker. Call it under `exact()`."""
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        model: Any = build(config)
+    if hasattr(model, "tie_weights"):
+        model.tie_weights()
+    return model
 
 
 def drawn(config: Any, seed: int) -> nn.Module:
@@ -105,6 +118,11 @@ def saved_names(model: nn.Module) -> list[str]:
 
 
 def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What a checkpoint of this model holds, under its names."""
-    state = model.state_dict()
-    return {name: state[name].to(torch.bfloat16).contiguous() for name in saved_names(model)}
+    """What a checkpoint of this model holds, under its names and in its dtypes."""
+    state, kept, found = model.state_dict(), kept_in_fp32(model), {}
+    for name in saved_names(model):
+        tensor = state[name]
+        if tensor.is_floating_point():
+            tensor = tensor.to(SINGLE) if name in kept else tensor.to(torch.bfloat16)
+        found[name] = tensor.contiguous()
+    return found

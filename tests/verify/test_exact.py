@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ptw.verify import reference
-from ptw.verify.configurations import PLAIN_SIZES, field_names
 from ptw.verify.exact import exact
 from ptw.verify.informative import informative_weights
+from ptw.verify.sizes import PLAIN_SIZES, native
 
 FAMILIES = ("llama", "qwen3", "gemma3_text", "qwen3_moe")
 TOKENS = 120
@@ -78,5 +78,4 @@ def test_attention_is_peaked_and_weights_fit_bf16(model_type: str, monkeypatch: 
 
 def _config(model_type: str) -> object:
     family = reference.config_class(model_type)
-    known = field_names(family)
-    return family(**{name: value for name, value in PLAIN_SIZES.items() if name in known})
+    return family(**native(family, PLAIN_SIZES))
