@@ -6,6 +6,7 @@ Runs in the reference's process. No weights are written: each side draws them by
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def main(request: dict[str, Any]) -> None:
             (folder / "checkpoint" / "config.json").write_text(json.dumps(values))
             reference_speed.opened(folder / "checkpoint", torch.float32, "meta")
     except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
         Path(request["error"]).write_text(f"{type(error).__name__}: {error}")
         return
     save_file(_inputs(values["vocab_size"]), folder / "inputs.safetensors")
@@ -66,5 +68,5 @@ def _inputs(vocabulary: int) -> dict[str, Tensor]:
         "speed.ids": ids,
         "speed.targets": targets,
         "speed.prompts": torch.randint(3, vocabulary, (PROMPTS, PROMPT_TOKENS), generator=generator),
-        "speed.steps": torch.tensor(STEPS),
+        "speed.tokens": torch.randint(3, vocabulary, (PROMPTS, STEPS), generator=generator),
     }

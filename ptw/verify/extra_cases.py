@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from ptw.workspace import manifest
 
 TEXT = Path(__file__).with_name("essay.txt")
 LEAST_TOKENS, MOST_TOKENS = 512, 768
-SMALL = 64_000_000  # parameters that fit into any memory in fp64, twice
+WHOLE = "model.safetensors"
+SMALL_BYTES = 128 << 20  # of a checkpoint that fits into any memory in fp64
 WHY = "why"
 
 
@@ -40,11 +42,11 @@ def add_speed(families: Sequence[Family], reference: Reference) -> None:
 
 def add_checkpoints(families: Sequence[Family], root: Path | None) -> None:
     """`checkpoint/NAME` for each model of the workspace whose weights are at hand, and a text for it."""
-    models = manifest.read(root).models if root is not None and (root / "workspace.toml").exists() else {}
+    models, broken = _models(root)
     for family in families:
         folder = family.folder / "checkpoint"
         folder.mkdir(parents=True, exist_ok=True)
-        said = []
+        said = list(broken)
         for name, model in models.items():
             source = held(model.hf, model.revision, root) if model.hf and root is not None else None
             if source is None or model.port == "hf":
@@ -73,22 +75,39 @@ def files_of(folder: Path) -> Iterator[Path]:
             yield link.resolve()
 
 
+def _models(root: Path | None) -> tuple[Mapping[str, Any], list[str]]:
+    """Those that the workspace declares; where it is not in order, why."""
+    if root is None or not (root / "workspace.toml").exists():
+        return {}, []
+    try:
+        return manifest.read(root).models, []
+    except PtwError as error:
+        return {}, [str(error)]
+
+
 def _add(folder: Path, checkpoint: Checkpoint) -> None:
-    """Links, not copies: a checkpoint may be as large as the disk."""
+    """Links, not copies, unless it is small: a checkpoint may be as large as the disk."""
     place = folder / "checkpoint"
     ids = _ids(checkpoint.folder / "tokenizer.json", checkpoint.hf_config)
     files = {checkpoint.folder / "config.json", *checkpoint.files.values()}
     files |= set(checkpoint.folder.glob("*.safetensors.index.json"))
-    for file in files:
-        if os.geteuid() == 0 and not file.stat().st_mode & stat.S_IROTH:
-            raise PtwError(
-                f"{file}: only its owner may read it, and a port's process is a stranger: chmod o+r"
-            )
+    names = {file.name for file in checkpoint.files.values()}
+    small = names == {WHOLE} and (checkpoint.folder / WHOLE).stat().st_size < SMALL_BYTES
+    if not small and (closed := [file for file in files if not _open_to_all(file)]):
+        said = "only its owner may read it, and a port's process is a stranger: chmod o+r"
+        raise PtwError(f"{closed[0]}: {said}")
     place.mkdir(parents=True)
     for file in files:
-        (place / file.name).symlink_to(file.resolve())
-    small = sum(file.stat().st_size for file in set(checkpoint.files.values())) < 2 * SMALL
+        if _open_to_all(file):
+            (place / file.name).symlink_to(file.resolve())
+        else:
+            shutil.copyfile(file, place / file.name)
     save_file({"text.ids": ids, "text.exact": torch.tensor(small)}, folder / "inputs.safetensors")
+
+
+def _open_to_all(file: Path) -> bool:
+    """Whether a port's process, which is root nowhere, may read it."""
+    return os.geteuid() != 0 or bool(file.stat().st_mode & stat.S_IROTH)
 
 
 def _ids(file: Path, config: Any) -> torch.Tensor:

@@ -18,7 +18,7 @@ from ptw.verify.subject import Tensors, arithmetic
 class AdaptedPort:
     """A port with a checkpoint's weights and an adapter (see `subject.Adapted`)."""
 
-    def __init__(self, port: Port, root: Path, checkpoint: Path, folder: Path) -> None:
+    def __init__(self, port: Port, root: Path | None, checkpoint: Path, folder: Path) -> None:
         self.port, self.root, self.checkpoint = port, root, checkpoint
         self.adapter = adapter.read(folder)
 

@@ -6,6 +6,7 @@ Knows the port by what every port has: `Config.from_hf`, `Model`, `weights`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +42,12 @@ class PortModel:
         self.module: Any = loaded.module.eval()
         self.operators: tuple[Operator, ...] = loaded.operators
         self.file = port.file
-        self.state = load_file(folder / "model.safetensors")
+        self.folder = folder
+
+    @functools.cached_property
+    def state(self) -> Tensors:
+        """The checkpoint's tensors."""
+        return load_file(self.folder / "model.safetensors")
 
     def logits(self, ids_T: Tensor) -> Tensor:
         with arithmetic(self.exactly):

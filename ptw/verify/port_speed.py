@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,15 +17,15 @@ from ptw.verify.subject import Tensors
 
 
 def timed(root: Path, checkpoint: Path, inputs: Tensors, device: str) -> Tensors:
-    """step_DEVICE, decode_DEVICE: (rounds,) seconds; memory_DEVICE: bytes; loss."""
+    """step_DEVICE, decode_DEVICE: (rounds,) seconds; memory_DEVICE: bytes; loss, logits."""
     values = json.loads((checkpoint / "config.json").read_text())
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     loaded = create(values, root, seed=0, dtype=dtype, device=device)
     _fill(loaded)
     model: Any = loaded.module
     rows = [inputs["speed.lengths"].tolist()]
-    ids_BT, targets_BT, prompts_BT = (
-        inputs[f"speed.{name}"].to(device) for name in ("ids", "targets", "prompts")
+    ids_BT, targets_BT, prompts_BT, tokens_BS = (
+        inputs[f"speed.{name}"].to(device) for name in ("ids", "targets", "prompts", "tokens")
     )
 
     def step() -> Tensor:
@@ -36,18 +36,19 @@ def timed(root: Path, checkpoint: Path, inputs: Tensors, device: str) -> Tensors
         return loss.detach()
 
     @torch.no_grad()
-    def decode() -> None:
+    def decode() -> Tensor:
         cache = KVCache(model.config.num_hidden_layers)
         rows, width = prompts_BT.shape
         logits = model.head().logits(model(prompts_BT, cache.step([width] * rows, device), cache)[:, -1])
-        for _ in range(int(inputs["speed.steps"])):
-            tokens_B1 = logits.argmax(-1, keepdim=True)
+        for tokens_B1 in tokens_BS.split(1, dim=1):
             logits = model.head().logits(model(tokens_B1, cache.step([1] * rows, device), cache)[:, -1])
+        return cast(Tensor, logits)
 
     model.train()
     found = {"loss": step().double().cpu(), f"memory_{device}": timing.kept_bytes(step, device)}
     found[f"step_{device}"] = timing.seconds(step, device)
     model.eval()
+    found["logits"] = decode().float().cpu()
     found[f"decode_{device}"] = timing.seconds(decode, device)
     return found
 

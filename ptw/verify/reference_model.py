@@ -140,3 +140,15 @@ def opened_plainly(folder: Path) -> tuple[Any, int]:
         output_loading_info=True,
     )
     return model.eval(), sum(len(keys) for name, keys in info.items() if name.endswith(("_keys", "_msgs")))
+
+
+def otherwise(folder: Path, dtype: torch.dtype, ids_T: Tensor) -> Tensor:
+    """(T, V) logits in this dtype by another attention than the one that is written out."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+    )
+    with arithmetic(exactly=False):
+        logits: Tensor = model.eval()(ids_T[None], use_cache=False).logits[0]
+    return logits

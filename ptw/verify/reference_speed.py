@@ -20,7 +20,7 @@ ATTENTIONS = ("sdpa", "eager")  # the first that the family has
 
 
 def timed(checkpoint: Path, inputs: Tensors, device: str) -> Tensors:
-    """step_DEVICE, decode_DEVICE: (rounds,) seconds; memory_DEVICE: bytes; loss."""
+    """step_DEVICE, decode_DEVICE: (rounds,) seconds; memory_DEVICE: bytes; loss, logits."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = opened(checkpoint, dtype, device)
     model.train()
@@ -31,7 +31,9 @@ def timed(checkpoint: Path, inputs: Tensors, device: str) -> Tensors:
     quickest = min((alone, packed), key=lambda step: timing.seconds(step, device, rounds=1).item())
     found[f"step_{device}"] = timing.seconds(quickest, device)
     model.eval()
-    found[f"decode_{device}"] = timing.seconds(_decode(model, inputs, device), device)
+    decode = _decode(model, inputs, device)
+    found["logits"] = decode().float().cpu()
+    found[f"decode_{device}"] = timing.seconds(decode, device)
     return found | {f"memory_{device}": max(kept, key=float)}
 
 
@@ -75,14 +77,15 @@ def _step(model: Any, inputs: Tensors, device: str, *, alone: bool) -> Callable[
     return step
 
 
-def _decode(model: Any, inputs: Tensors, device: str) -> Callable[[], None]:
-    prompts_BT = inputs["speed.prompts"].to(device)
+def _decode(model: Any, inputs: Tensors, device: str) -> Callable[[], Tensor]:
+    prompts_BT, tokens_BS = (inputs[f"speed.{name}"].to(device) for name in ("prompts", "tokens"))
 
     @torch.no_grad()
-    def decode() -> None:
+    def decode() -> Tensor:
         answer = model(prompts_BT, use_cache=True, logits_to_keep=1)
-        for _ in range(int(inputs["speed.steps"])):
-            tokens_B1 = answer.logits[:, -1].argmax(-1, keepdim=True)
+        for tokens_B1 in tokens_BS.split(1, dim=1):
             answer = model(tokens_B1, past_key_values=answer.past_key_values, use_cache=True)
+        logits: Tensor = answer.logits[:, -1]
+        return logits
 
     return decode

@@ -18,6 +18,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ptw.ports.checkpoint import open_checkpoint
+from ptw.ports.load import stored_dtype
 from ptw.verify import nudge, watch
 from ptw.verify.exact import exact
 from ptw.workspace import rooms
@@ -77,6 +79,7 @@ class Subject:
     written: Callable[[Path, Path], None] | None = None  # the port's: a checkpoint opened and written again
     reopened: Callable[[Path], tuple[Any, int]] | None = None  # the reference's: as any user opens a folder
     adapting: Callable[[Path, Path], Adapted] | None = None  # of a checkpoint and an adapter
+    other: Callable[[Path, torch.dtype, Tensor], Tensor] | None = None  # the reference's, by other attention
     timing: Callable[[Path, Tensors, str], Tensors] | None = None  # of a configuration, on a device
     _models: dict[tuple[torch.dtype, bool], Model] = field(default_factory=dict)
 
@@ -112,6 +115,16 @@ class Subject:
         """The case's checkpoint with the case's adapter on it."""
         assert self.adapting is not None
         return self.adapting(self.checkpoint, self.adapter)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The checkpoint's own."""
+        return stored_dtype(open_checkpoint(self.checkpoint))
+
+    def otherwise(self, ids_T: Tensor) -> Tensor:
+        """(T, V) of the reference with another attention, in the checkpoint's own dtype."""
+        assert self.other is not None
+        return self.other(self.checkpoint, self.dtype, ids_T)
 
     def timed(self, inputs: Tensors) -> Tensors:
         """How long learning and decoding take on the case's configuration; weights are drawn by name."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 ROUNDS = 5
-WEIGHT_SPREAD, VECTOR_SPREAD = 0.02, 0.1
+VECTOR_SPREAD = 0.1
 
 
 def seconds(work: Callable[[], object], device: str, rounds: int = ROUNDS) -> Tensor:
@@ -51,7 +51,8 @@ def kept_bytes(step: Callable[[], object], device: str) -> Tensor:
 def weight(key: str, shape: Sequence[int]) -> Tensor:
     """A checkpoint's tensor by its name and shape alone: the same in each process, from no file."""
     drawn = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
-    return drawn * WEIGHT_SPREAD if len(shape) > 1 else 1.0 + drawn * VECTOR_SPREAD
+    # by what it is summed over: each matrix gives about what it is given
+    return drawn * shape[-1] ** -0.5 if len(shape) > 1 else 1.0 + drawn * VECTOR_SPREAD
 
 
 def _finish(device: str) -> None:

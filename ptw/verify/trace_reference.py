@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ptw.verify import reference_speed
 from ptw.verify.reference_adapter import AdaptedReference
-from ptw.verify.reference_model import ReferenceModel, opened_plainly
+from ptw.verify.reference_model import ReferenceModel, opened_plainly, otherwise
 from ptw.verify.subject import Probe, Subject, ask, probes
 
 
@@ -28,6 +28,7 @@ def answer(request: dict[str, Any]) -> None:
         opened=ReferenceModel,
         reopened=opened_plainly,
         adapting=AdaptedReference,
+        other=otherwise,
         timing=reference_speed.timed,
     )
     try:

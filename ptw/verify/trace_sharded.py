@@ -55,12 +55,12 @@ def main(folders: dict[str, str]) -> None:
         distributed.destroy_process_group()
 
 
-def join() -> None:
+def join(patience: timedelta = PATIENCE) -> None:
     """The processes find each other through a file and speak over the loopback, which is all there is."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     place = f"file:///tmp/ptw-{os.environ['GROUP']}"
-    distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=world, timeout=PATIENCE)
+    distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=world, timeout=patience)
 
 
 def _trace_case(port: Port, root: Path, asked: Mapping[str, Probe], given: Path, target: Path) -> None:

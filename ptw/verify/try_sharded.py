@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from torch import distributed, nn
 from ptw.ports.parallel import shard, whole
 from ptw.verify.trace_sharded import TRIED, join
 
+PATIENCE = timedelta(seconds=10)
+
 
 def main(folders: dict[str, str]) -> None:
     """Leaves a file where a sharded layer learnt what one process's would."""
-    join()
+    join(PATIENCE)
     layer: Any = nn.Sequential(nn.Linear(4, 4, bias=False, dtype=torch.float64))
     nn.init.eye_(layer[0].weight)
     shard(layer, distributed.get_world_size(), "cpu")

@@ -15,12 +15,18 @@ from ptw.ports.port import load_port
 from ptw.verify import cases, judge, sandbox, subject, trace_port
 from ptw.verify.cases import Family, Reference
 from ptw.verify.judge import CaseFiles, Verifier
+from ptw.verify.passes import passes
+from ptw.verify.port_adapter import AdaptedPort
 from ptw.verify.report import PortReport
 from ptw.workspace import rooms
 
 PORTS = ("llama", "qwen3")
 ROOT = Path(__file__).resolve().parents[2]
-VERIFIERS = rooms.files(None, "verifiers")
+# those whose probes run in one process on drawn cases; the others have tests of their own
+VERIFIERS = {
+    verifier.name: verifier.file
+    for verifier in passes(judge.read_verifiers(rooms.files(None, "verifiers")))[0].verifiers
+}
 Tensors = dict[str, torch.Tensor]
 
 
@@ -79,10 +85,13 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answered]:
 
 
 def asked(family: Family, name: str, answers: Path) -> list[dict[str, object]]:
-    """What the gate asks of the reference; handed over is a copy of the checkpoint as the port's export."""
+    """What the gate asks of the reference; handed over is a copy of the checkpoint, and of the adapter."""
     given = family.given / name
     handed = answers.parent / f"{answers.name}-handed" / name
     shutil.copytree(given / "checkpoint", handed / "export")
+    if (given / "adapter").is_dir():
+        port = load_port(rooms.stock("models") / f"{family.model_type}.py")
+        AdaptedPort(port, None, given / "checkpoint", given / "adapter").save(handed / "adapter")
     said = {"given": str(given), "verifiers": [str(file) for file in VERIFIERS.values()]}
     return [
         said | {"write": str(answers / f"{name}.safetensors")},
@@ -162,7 +171,11 @@ def judged_apart(
         gate = tmp_path / "gate"
         gate.mkdir()
         (gate / trace_port.GO).touch()
-        inputs = {"workspace": root, "cases": only, "verifiers": rooms.stock("verifiers"), "gate": gate}
+        room = tmp_path / "verifiers"
+        room.mkdir()
+        for file in VERIFIERS.values():
+            shutil.copy(file, room)
+        inputs = {"workspace": root, "cases": only, "verifiers": room, "gate": gate}
         limits = sandbox.Limits(seconds=seconds)
         outcome = sandbox.run_apart("ptw.verify.trace_port", inputs, tmp_path / "output", limits)
         source = root / "models" / f"{port}.py"

@@ -27,9 +27,8 @@ RANK = 4
 def make(folder: Path, model_type: str = "llama", **values: object) -> Path:
     """given/NAME as the case maker writes it, with the inputs that adapters and sharding need."""
     plain = AutoConfig.for_model(model_type)
-    config = AutoConfig.for_model(
-        model_type, **{key: value for key, value in SIZES.items() if hasattr(plain, key)}, **values
-    )
+    sizes = {key: value for key, value in SIZES.items() if hasattr(plain, key)}
+    config = AutoConfig.for_model(model_type, **sizes | values, dtype="bfloat16")
     with exact(), torch.no_grad():
         model = reference.drawn(config, seed=3)
     config.architectures = [reference.architecture(config)]

@@ -194,7 +194,7 @@ def test_a_port_that_sleeps_is_ended(judged_apart: Judged) -> None:
 HEAD = "        return Head(self.lm_head.weight, self.config.vocab_size)"
 SPOILT = {
     "nan": (HEAD, HEAD.replace("weight,", "weight * float('nan'),"), "NaN or infinity"),
-    "another shape": (HEAD, HEAD.replace("vocab_size", "vocab_size - 1"), "the reference's"),
+    "another shape": (HEAD, HEAD.replace("vocab_size", "vocab_size + 1"), "the reference's"),
     "another precision": ("self.norm(hidden_BTD)", "self.norm(hidden_BTD).half().double()", ""),
     "refuses all": ("heads = values", "raise ValueError('no')\n        heads = values", "no"),
     "refuses the plain one": (
