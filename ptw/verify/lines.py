@@ -26,19 +26,21 @@ def notes(
     """Errors at the lines of a failing port: where it diverges, which field it ignores, where it broke."""
     tree, rows = parsed(text), text.splitlines()
     found: list[Note] = []
+    # a whole function is shown where nothing tells which of its lines
+    ends = {node.lineno: node.end_lineno or 0 for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
     def add(line: int, words: str, title: str, since: int = 0) -> None:
         line = min(max(line, 1), max(len(rows), 1))
         first = since if 0 < line - since < MOST_LINES else line - AROUND
-        near = range(max(1, first), min(len(rows), line + AROUND) + 1)
+        last = min(max(line + AROUND, ends.get(line, 0)), line + MOST_LINES)
+        near = range(max(1, first), min(len(rows), last) + 1)
         excerpt = tuple((number, rows[number - 1][:LINE_LENGTH]) for number in near)
         if not any(note.line == line and note.title == title for note in found):
             found.append(Note("error", file, line, words, title, excerpt))
 
     if divergence is not None:
         line = line_of(tree, divergence.culprit, divergence.module)
-        after = divergence.after if divergence.after.startswith(f"{divergence.culprit}.") else ""
-        since = line_of(tree, divergence.culprit, after) if after and divergence.event == "given" else 0
+        since = line_of(tree, divergence.culprit, divergence.culprit)  # where its own arithmetic begins
         add(line, str(divergence), f"first divergence: {divergence.place}", since)
     for effect in effects:
         if effect.verdict in ("ignored", "wrong"):

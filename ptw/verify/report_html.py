@@ -16,6 +16,7 @@ LOWEST, HIGHEST = -17.0, 1.0  # powers of ten: the ends of the scale of errors
 STEPS = 9  # colours of a heat map
 COOLEST, HOTTEST = -16.0, 0.0  # powers of ten
 FAINT = 2  # colours up to here are rounding
+ORDER = ("ignored", "wrong", "refused", "followed")
 RATIO = 0.5  # a limit from here on is a ratio to the reference's own, on a scale from 0
 
 
@@ -112,7 +113,8 @@ def _port(port: PortReport) -> Port:
         ratios=_bars(ratios),
         heat=_map(port.heat) if port.heat else None,
         effects=tuple(
-            (effect, place(effect.reference or 0.0), place(effect.port or 0.0)) for effect in port.effects
+            (effect, place(effect.reference or 0.0), place(effect.port or 0.0))
+            for effect in sorted(port.effects, key=lambda effect: ORDER.index(effect.verdict))
         ),
     )
 
