@@ -16,6 +16,8 @@ from ptw.verify.cases import Family, Reference
 from ptw.verify.judge import CaseFiles
 from ptw.verify.report import Audit, PortReport
 
+UNAUDITED = "the cases came without an audit"
+
 
 def with_effects(report: PortReport, family: Family, files: Sequence[CaseFiles]) -> PortReport:
     """The fields that were tried alone, with what they do to both."""
@@ -36,7 +38,8 @@ def with_effects(report: PortReport, family: Family, files: Sequence[CaseFiles])
 
 def with_audit(report: PortReport, family: Family, level: str) -> PortReport:
     """What no case reaches fails an acceptance: nobody knows whether the port follows it."""
-    audit = read_audit(family.folder / "audit.json")
+    file = family.folder / "audit.json"
+    audit = read_audit(file) if file.exists() or family.error else Audit(holes=(UNAUDITED,))
     holes = [f"no case reaches it: {hole}" for hole in audit.holes] if level == "acceptance" else []
     return replace(report, audit=audit, failures=(*report.failures, *holes))
 

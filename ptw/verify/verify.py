@@ -21,6 +21,7 @@ from ptw.workspace import rooms
 
 Level = Literal["practice", "acceptance"]
 PRACTICE_SEED = 0
+UNRUN = "could not be run"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def verify(root: Path, request: Request, progress: Progress = lambda step: None)
     rest = [name for name in chosen if name not in kept]
     report = _run(root, rest, request, progress) if rest else _nothing_to_run(request)
     for port in report.ports:
-        if verdicts:
+        # what this machine could not run now it may run another time
+        if verdicts and not any(UNRUN in entry for entry in report.not_enforced):
             verdicts.keep(port.port, chosen[port.port], port, report.not_enforced)
     missing = [entry for verdict in kept.values() for entry in verdict.not_enforced]
     reports = {port.port: port for port in report.ports} | {

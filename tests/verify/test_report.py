@@ -6,11 +6,14 @@ import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
+from ptw.verify.cases import Family
+from ptw.verify.explain import with_audit
 from ptw.verify.junit import as_junit
 from ptw.verify.report import Audit, Change, Divergence, Effect, Heat, Measured, Note, PortReport, Report
 from ptw.verify.report_html import as_html, colour, place
@@ -206,6 +209,17 @@ def test_junit_is_xml_with_a_failure_for_what_failed() -> None:
     assert all(case.find("failure") is None for case in suites["llama"])
     assert "loosens" in "".join(suites["the gate itself"].itertext())
     assert root.get("tests") == str(sum(len(suite) for suite in root))
+
+
+def test_what_no_case_reaches_fails_an_acceptance(tmp_path: Path) -> None:
+    family = Family("llama", tmp_path)
+    for told, holes in ((None, 1), ({"holes": []}, 0), ({"holes": ["field a: nothing moves it"]}, 1)):
+        if told is not None:
+            (tmp_path / "audit.json").write_text(json.dumps(told))
+        assert with_audit(GOOD, family, "practice").passed
+        found = with_audit(GOOD, family, "acceptance")
+        assert len(found.failures) == len(found.audit.holes) == holes
+        assert found.passed is not bool(holes)
 
 
 def test_no_ports_pass_only_where_a_change_touches_none() -> None:

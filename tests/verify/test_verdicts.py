@@ -145,6 +145,15 @@ def test_only_what_is_not_kept_is_run(workspace: Path, monkeypatch: pytest.Monke
     assert ran == [["llama", "qwen3"], ["llama"], ["llama"], ["llama"]]
 
 
+def test_a_pass_in_which_something_could_not_be_run_is_not_kept(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = Report("practice", 0, (PASS,), not_enforced=("sharded: could not be run: no gloo",))
+    monkeypatch.setattr(verifying, "_run", lambda *asked: lacking)
+    assert verify(workspace, Request(("llama",))).passed
+    assert kept(workspace).find("llama", workspace / "models" / "llama.py") is None
+
+
 def test_an_unchanged_port_imports_nothing_heavy(workspace: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from ptw.verify import sandbox, verify as v\n"
