@@ -70,7 +70,7 @@ MAY_IMPORT = {module: frozenset(names.split()) for module, names in NAMES.items(
 IN_TORCH = {*dir(Tensor), *dir(nn.Module)}
 FRAMES = re.compile(r"(gi|cr|ag|tb|f|co)_[a-z]+$")  # from a frame a program reaches everything
 DECORATORS = {"dataclass", "classmethod", "staticmethod", "property"}
-BASES = {"nn.Module", "Enum", "IntEnum", "StrEnum", "NamedTuple", "Protocol"}
+BASES = {"nn.Module", "nn.Embedding", "Enum", "IntEnum", "StrEnum", "NamedTuple", "Protocol"}
 MOST_NUMBERS, MOST_TEXT, LARGEST = 16, 400, 1 << 40  # in one display, one string, one integer
 
 
