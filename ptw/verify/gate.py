@@ -206,7 +206,8 @@ class _Gate:
         outcomes = list(each(lambda name: self._run_port(name, one, drawn), names))
         outputs = [self.folder / "outputs" / name / one.name for name in names]
         if one.workers > 1 and any(map(failed, outputs)) and (why := why_unlinked(self.folder / "tried")):
-            self.impossible.append(f"{one.name}: could not be run: {why}")
+            verifiers = ", ".join(verifier.name for verifier in one.verifiers)
+            self.impossible.append(f"{verifiers} could not be run: {why}")
             self.passes = [other for other in self.passes if other != one]
             return
         for name, outcome in zip(names, outcomes, strict=True):
