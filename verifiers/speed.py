@@ -13,8 +13,9 @@ CASES = "speed"
 LEVELS = ("acceptance",)
 # of the port over the reference
 LIMITS = {
-    "step_cpu": 1.5,  # seconds of forward, loss and backward on packed documents of skewed lengths
-    "decode_cpu": 1.5,  # seconds of a prefill and steps through the cache
+    # seconds of forward, loss and backward on packed documents of skewed lengths: honest ports 0.7 to 1.0
+    "step_cpu": 1.5,
+    "decode_cpu": 2.0,  # seconds of a prefill and steps through the cache: honest ports take 0.7 to 1.5
     "memory_cpu": 1.5,  # bytes that forward keeps for backward
     "step_cuda": 1.0,
     "decode_cuda": 1.0,

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ptw.verify import reference_speed
-from ptw.verify.reference import config_class
+from ptw.verify.reference import config_class, saved_names
+from ptw.verify.timing import NAMES
 
 WIDTH, VOCABULARY = 256, 8192
 HIDDEN = ("hidden_size", "d_model", "n_embd")
@@ -34,7 +35,8 @@ def main(request: dict[str, Any]) -> None:
             config_class(values["model_type"])
             (folder / "checkpoint").mkdir(parents=True)
             (folder / "checkpoint" / "config.json").write_text(json.dumps(values))
-            reference_speed.opened(folder / "checkpoint", torch.float32, "meta")
+            model = reference_speed.opened(folder / "checkpoint", torch.float32, "meta")
+        (folder / NAMES).write_text(json.dumps(saved_names(model)))
     except Exception as error:
         shutil.rmtree(folder, ignore_errors=True)
         Path(request["error"]).write_text(f"{type(error).__name__}: {error}")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptw.nn.cache import KVCache
 from ptw.nn.layout import Layout
-from ptw.ports.load import Loaded, create
+from ptw.ports.load import create
+from ptw.ports.weights import Operator, as_named
 from ptw.verify import timing
 from ptw.verify.subject import Tensors
 
@@ -21,7 +23,8 @@ def timed(root: Path, checkpoint: Path, inputs: Tensors, device: str) -> Tensors
     values = json.loads((checkpoint / "config.json").read_text())
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     loaded = create(values, root, seed=0, dtype=dtype, device=device)
-    _fill(loaded)
+    names = json.loads((checkpoint.parent / timing.NAMES).read_text())
+    _fill(loaded.module, as_named(loaded.operators, names))
     model: Any = loaded.module
     rows = [inputs["speed.lengths"].tolist()]
     ids_BT, targets_BT, prompts_BT, tokens_BS = (
@@ -54,10 +57,10 @@ def timed(root: Path, checkpoint: Path, inputs: Tensors, device: str) -> Tensors
 
 
 @torch.no_grad()
-def _fill(loaded: Loaded) -> None:
+def _fill(module: nn.Module, operators: Sequence[Operator]) -> None:
     """Every checkpoint tensor drawn by its name, and brought into the port by its own map."""
-    parameters = dict(loaded.module.named_parameters())
-    for operator in loaded.operators:
+    parameters = dict(module.named_parameters())
+    for operator in operators:
         had = operator.to_hf([parameters[name] for name in operator.ours])
         pairs = zip(operator.theirs, had, strict=True)
         drawn = [timing.weight(name, tensor.shape) for name, tensor in pairs]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 ROUNDS = 5
+NAMES = "names.json"  # of a case's checkpoint, which has no file of weights
 VECTOR_SPREAD = 0.1
 
 
