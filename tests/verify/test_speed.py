@@ -18,7 +18,7 @@ from tests.verify import small_case
 FILE = rooms.files(None, "verifiers")["speed"]
 TWICE = (
     "        return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD))",
-    "        for _ in range(6):\n"
+    "        for _ in range(24):\n"
     "            hidden_BTD = hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD)) * 0\n"
     "        return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD))",
 )
