@@ -231,18 +231,20 @@ class Runner:
         thread = threading.Thread(target=lambda: outcomes.append(sandbox.run_apart(*arguments)))
         thread.start()
         done: set[str] = set()
-        while len(done) < len(tasks):
-            alive = thread.is_alive()
-            new = sorted(
-                path.name for path in output.iterdir() if path.name[0] != "." and path.name not in done
-            )
-            for name in new:
-                done.add(name)
-                yield name, output / name
-            if not new and not alive:
-                break
-            time.sleep(0 if new else POLL_SECONDS)
-        thread.join()
+        try:
+            while len(done) < len(tasks):
+                alive = thread.is_alive()
+                names = (path.name for path in output.iterdir() if path.name[0] != ".")
+                new = sorted(set(names) - done)
+                for name in new:
+                    done.add(name)
+                    yield name, output / name
+                if not new and not alive:
+                    break
+                time.sleep(0 if new else POLL_SECONDS)
+        finally:
+            (gate / trace_mutants.STOP).touch()
+            thread.join()
         if len(done) < len(tasks):
             said = outcomes[0].error if outcomes else "it could not be started"
             raise PtwError(f"mutants: their process {said}")

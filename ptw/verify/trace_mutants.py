@@ -25,6 +25,7 @@ from ptw.verify.trace_port import subject_of
 from ptw.workspace import rooms
 
 WORK, SECONDS, ERRORS = "work.json", ".seconds.json", ".errors.json"  # the latter beside a case's folder
+STOP = "stop"  # stands in folders["gate"] when nobody waits for answers any more
 BROKEN = "broken"  # stands in a mutant's folder with what kept it from being imported
 POLL_SECONDS = 0.005
 LAST_CHARACTERS = 300
@@ -38,7 +39,7 @@ def spread(folders: Folders, processes: int, close: Callable[[dict[str, str]], N
     work = json.loads((Path(folders["gate"]) / WORK).read_text())
     asked = probes(rooms.python_files(Path(folders["verifiers"])))
     waiting, running = list(reversed(work["tasks"])), dict[int, tuple[str, float]]()
-    while waiting or running:
+    while (waiting or running) and not (Path(folders["gate"]) / STOP).exists():
         while waiting and len(running) < processes:
             task = waiting.pop()
             own = _aside(folders, task["name"])
