@@ -116,6 +116,14 @@ def explain(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
         )
     said += [f"the buffer {name} has other bits in bf16" for name in _changed_buffers(ours, theirs)]
     said += [f"{key} is held in fewer bits than in the reference" for key in _coarsely_stored(ours, theirs)]
+    right, single = theirs["logits.fp64"], theirs["logits.fp32"]
+    for way, logits in _named(ours, PACKED).items():
+        if not (ratio := _ratio(logits, single, right)) <= LIMITS["fp32"]:
+            said.append(f"in fp32, packed by {way}, it errs {ratio:.3g} times as much as the reference")
+    if not (ratio := _of_losses(ours, theirs)) <= LIMITS["loss"]:
+        said.append(f"in fp32 its loss errs {ratio:.3g} times as much as the reference's")
+    if not (ratio := _typical(ours["logits.bf16"], theirs["logits.bf16"], right)) <= LIMITS["end_to_end"]:
+        said.append(f"in bf16 its logits err {ratio:.3g} times as much as the reference's")
     if "blocks.fp64" in theirs:
         for layer, ratio in enumerate(_of_blocks(ours, theirs)):
             if not ratio <= LIMITS["blocks"]:
