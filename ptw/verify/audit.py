@@ -97,6 +97,8 @@ def _field(search: Search, name: str, one: Field | None, mover: str | None) -> d
             inert, why = True, "it moves nothing, alone or beside any other change that moves something"
         elif one is not None and not one.own:
             inert, why = True, "every model's, not this family's: the reference has no other use for it"
+        elif tried and one is not None and not one.declared:
+            inert, why = True, "no field of the family's, and the reference runs with no value of it"
         elif tried:
             why = f"the reference runs with none of {', '.join(tried)}"
         else:

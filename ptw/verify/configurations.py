@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ptw.verify import ropes
+from ptw.verify import rope_keys, ropes
 from ptw.verify.fields import FULL, WINDOWED, Alternatives, apply, family_fields
 from ptw.verify.search import Change, Search
 from ptw.verify.sizes import WINDOW, Sizes, layers_name, native, odd, small
@@ -53,12 +53,13 @@ def configurations(trials: Trials, draw: random.Random, *, fresh: bool) -> Found
     search = Search(trials, plain, _resolved(family, plain))
     scaled = list(ropes.scalings(trials, other if fresh else plain, sizes, draw, fresh=fresh))
     search.alone(family_fields(family, plain), Alternatives(family, plain, sizes.names, draw, fresh))
-    ropes.unscaled_keys(search)
+    rope_keys.unscaled_keys(search)
     kinds: dict[str, ropes.Scaling] = {}
     for scaling in ropes.scalings(trials, plain, sizes, random.Random(0), fresh=False):
         search.moving.append(scaling.change)
         kinds[scaling.kind] = scaling  # of two of a type the wider
-    brief = {scaling.kind: ropes.keys(search, scaling) for scaling in kinds.values()}
+    brief = {scaling.kind: rope_keys.keys(search, scaling) for scaling in kinds.values()}
+    ropes.elsewhere(search, sizes)
     search.together()
     found = [Configuration("plain", THOROUGH, plain), *_thorough(search, sizes, other, draw, fresh)]
     base = other if fresh else plain
@@ -91,10 +92,11 @@ def _thorough(
     tied = _tie(trials, other)
     yield Configuration("odd sizes", THOROUGH, other | tied, tied or _differing(plain, other), tuple(tied))
     by_field: Moving = {}
-    for change in search.moving:
+    moving = [change for change in search.moving if _is_declared(change, search)]
+    for change in moving:
         for name in change.fields:
             by_field.setdefault(name, []).append(change)
-    switches = [change for change in search.moving if _is_switch(change)]
+    switches = [change for change in moving if _is_switch(change)]
     yield from _merged("switches", search, other, _window_for(switches, search), fresh)
     numbers = [
         change
@@ -187,7 +189,7 @@ def _window_for(switches: list[Change], search: Search) -> list[Change]:
 
 def _combined(search: Search, base: Values, draw: random.Random) -> Iterator[Configuration]:
     """Two changes at a time that both move the output, whichever comes first."""
-    trials, moving = search.trials, list(search.moving)
+    trials, moving = search.trials, [one for one in search.moving if _is_declared(one, search)]
     found = 0
     for _ in range(8 * COMBINATIONS):
         if found == COMBINATIONS or len(moving) < 2:
@@ -213,6 +215,11 @@ def _by_field(search: Search) -> Iterator[Configuration]:
         if str(values) not in seen and change.fields != ("rope_parameters",):
             seen.add(str(values))
             yield Configuration(f"field {change.name}", FIELD, values, change.all, change.fields)
+
+
+def _is_declared(change: Change, search: Search) -> bool:
+    """What the code only happens to read has a case of its own, where refusing it costs no other field."""
+    return all(name.partition(".")[0] in search.defaults for name in change.all)
 
 
 def _firsts(by_field: Moving) -> list[Change]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 LONG = 257
+SHORT = 24  # no document of several is shorter where there is no bound
 STEPS = 5  # tokens decoded one by one after the prefill
 NEW_TOKENS = 6
 NUDGED_LENGTH = 9
@@ -63,7 +64,7 @@ def gradients(config: Any, draw: random.Random) -> Tensors:
     Longer than the window. One holds the padding token, whose embedding the reference may not train.
     """
     vocabulary = int(config.vocab_size)
-    longest = max([bound for bound in bounds(config) if bound < LONG // 3], default=0)
+    longest = max([SHORT, *(bound for bound in bounds(config) if bound < LONG // 3)])
     lengths = [longest + draw.randrange(9, 20), draw.randrange(2, 6), 1, draw.randrange(20, 40)]
     draw.shuffle(lengths)
     documents = [[draw.randrange(vocabulary) for _ in range(length)] for length in lengths]

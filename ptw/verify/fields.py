@@ -130,7 +130,7 @@ class Alternatives:
 
     def _whole_numbers(self, value: int) -> list[Any]:
         if value >= 32:
-            return [48, value * 2, value // 2, 1]
+            return [48, 60, value * 2, value // 2, 1]  # the first two below the length that is tried
         drawn = [self.draw.randrange(3, 8)] if self.fresh else []
         return [1, 2, *drawn, value + 1, value // 2, 0]
 

@@ -5,18 +5,19 @@ Keys are read off the library's own functions. Imports transformers: runs in the
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from ptw.verify.fields import FULL, apply
+from ptw.verify.fields import FULL
 from ptw.verify.search import Change, Search
 from ptw.verify.sizes import Sizes
 from ptw.verify.trials import Trials, Values
 
+LARGE_PART = 0.75  # of a head's channels, where a part of them turns
 FEW = 8  # pairs of channels: between fewer no bound of YaRN or Llama 3 falls
 CONTEXT = 48  # the original context of RoPE scaling: prompts go well beyond it
 WIDE_CONTEXT = 512  # YaRN's bounds are clamped dead when the context is below 2 pi beta_fast = 201
@@ -38,7 +39,7 @@ ANY = {"factor": 4.0, "original_max_position_embeddings": CONTEXT}
 SPELLINGS = ("rope_type", "", "type", "", "rope_type", "")  # "" is today's; else the key of the older ones
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Scaling:
     """A case's change; `paths` are where in the configuration scaled parameters stand."""
 
@@ -62,94 +63,65 @@ def scalings(
     if not default:
         return
     others = {
-        kind: {key: value for key, value in ANY.items() if key in _read(function)}
+        kind: {key: value for key, value in ANY.items() if key in read(function)}
         for kind, function in ROPE_INIT_FUNCTIONS.items()
         if kind not in SCALINGS
     }
     for at, (name, scaling) in enumerate((SCALINGS | others).items()):
         rope = {"rope_type": name.split("-")[0], "rope_theta": 10000.0} | scaling
         rope |= _drawn(name, scaling, draw) if fresh else {}
-        for size in _around(name, base, sizes, trials.family(**base)):
-            sized = base | size
-            if name == "longrope":
-                rope |= _long_factors(trials.family(**sized), draw)
-            places = _places(default, draw, fresh)
-            scaled = {"rope_parameters": _nested(default, rope, places)}
-            plain = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
-            unscaled = {"rope_parameters": _nested(default, plain, places)}
-            if trials.moves(sized | unscaled, sized | scaled):
-                paths = tuple(f"rope_parameters.{place}" if place else "rope_parameters" for place in places)
-                change = Change(("rope_parameters",), scaled | size)
-                yield Scaling(name, change, paths, SPELLINGS[at % len(SPELLINGS)])
-                break
+        places = _places(default, draw, fresh)
+        change = _scaled(trials, base, sizes, name, rope, places, draw)
+        if change is not None:
+            paths = tuple(f"rope_parameters.{place}" if place else "rope_parameters" for place in places)
+            spelling = draw.choice(SPELLINGS) if fresh else SPELLINGS[at % len(SPELLINGS)]
+            yield Scaling(name, change, paths, spelling)
 
 
-def keys(search: Search, scaling: Scaling) -> tuple[str, ...]:
-    """Every key that this type reads, moved away from what the scaling has; those that need one another.
-
-    Gives those that show on short documents only, where the scaling's own case has some.
-    """
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
-
-    gate, path = scaling.change.all, scaling.paths[0]
-    base = apply(search.base, gate, search.defaults)
-    rope = base
-    for name in path.split("."):
-        rope = rope[name]
-    read = _read(ROPE_INIT_FUNCTIONS[rope["rope_type"]])
-    kinds = RopeParameters.__annotations__
-    still: Values = {}
-    moved: Values = {}
-    brief = []
-    for key in dict.fromkeys(["partial_rotary_factor", *read]):
-        if key not in kinds or key in ("rope_type", "rope_theta"):
-            continue
-        values = _values(key, rope.get(key), str(kinds[key]))
-        search.note(f"rope_parameters.{key}", values)
-        found = next((value for value in values if _moves(search, base, {f"{path}.{key}": value})), None)
-        if found is not None:
-            moved[f"{path}.{key}"] = found
-            search.moving.append(Change((f"rope_parameters.{key}",), {f"{path}.{key}": found}, gate))
-        elif any(_moves_briefly(search, base, {f"{path}.{key}": value}) for value in values):
-            brief.append(f"rope_parameters.{key}")
-        else:
-            runs = (value for value in values if _runs(search, base, {f"{path}.{key}": value}))
-            still |= {f"{path}.{key}": value for value in [next(runs, None)] if value is not None}
-    _together(search, gate, moved, still)
-    return tuple(brief)
-
-
-def _together(search: Search, gate: Values, moved: Values, still: Values) -> None:
-    """Keys that move nothing alone: all of them at once, or each beside those that do move something."""
-    base = apply(search.base, gate, search.defaults)
-    if len(still) > 1 and _moves(search, base, still):
-        names = tuple(f"rope_parameters.{path.rpartition('.')[2]}" for path in still)
-        search.moving.append(Change(names, still, gate))
-        return
-    beside = apply(base, moved, search.defaults)
-    for path, value in still.items():
-        if _moves(search, beside, {path: value}):
-            name = f"rope_parameters.{path.rpartition('.')[2]}"
-            search.moving.append(Change((name,), {path: value}, gate | moved))
-
-
-def unscaled_keys(search: Search) -> None:
-    """The base angle and the turned part, for every kind of layer that has its own."""
+def elsewhere(search: Search, sizes: Sizes) -> None:
+    """The same types for the kinds of layers whose RoPE is another than full attention's."""
     default = search.defaults.get("rope_parameters") or {}
-    for place in _kinds(default) or [""]:
-        path = f"rope_parameters.{place}" if place else "rope_parameters"
-        for key, values in {"rope_theta": (700.0,), "partial_rotary_factor": (0.5, 0.25)}.items():
-            search.note(f"rope_parameters.{key}", values)
-            for value in values:
-                if _moves(search, search.base, {f"{path}.{key}": value}):
-                    search.moving.append(Change((f"rope_parameters.{key}",), {f"{path}.{key}": value}))
-                    break
+    for place in [kind for kind in kinds_of(default) if kind != FULL]:
+        for name, scaling in SCALINGS.items():
+            rope = {"rope_type": name.partition("-")[0], "rope_theta": 10000.0} | scaling
+            draw = random.Random(name)
+            change = _scaled(search.trials, search.base, sizes, name, rope, (place,), draw)
+            if change is not None:
+                search.moving.append(Change((f"rope_parameters.{place}",), change.values))
+
+
+def _scaled(
+    trials: Trials,
+    base: Values,
+    sizes: Sizes,
+    name: str,
+    rope: Values,
+    places: tuple[str, ...],
+    draw: random.Random,
+) -> Change | None:
+    """The first of the sizes around it beside which this scaling differs from none."""
+    default = trials.family(**base).rope_parameters
+    for size in _around(name, base, sizes, trials.family(**base)):
+        sized = base | size
+        try:
+            config = trials.family(**sized)
+        except Exception:  # these sizes are none of the family's
+            continue
+        part = _part(default, _pairs(config)) if places == ("",) else {}
+        if name == "longrope":
+            rope = rope | _long_factors(_pairs(config, part.get("partial_rotary_factor")), draw)
+        given = _nested(default, part | rope, places)
+        plain = part | {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+        unscaled = {"rope_parameters": _nested(default, plain, places)}
+        if trials.moves(sized | unscaled, sized | {"rope_parameters": given}):
+            return Change(("rope_parameters",), {"rope_parameters": given} | size)
+    return None
 
 
 def older(values: Values, spelling: str) -> Values | None:
     """The same config.json as older checkpoints spell it; None where they couldn't say it."""
     rope = dict(values.get("rope_parameters") or {})
-    nested = _kinds(rope)
+    nested = kinds_of(rope)
     if nested:
         rope = dict(rope[FULL]) if FULL in nested else {}
     if not spelling or "rope_theta" not in rope:
@@ -162,7 +134,7 @@ def older(values: Values, spelling: str) -> Values | None:
 
 def types(rope: Values) -> dict[str, str]:
     """The type of every RoPE in it, by the kind of layers that it is for."""
-    kinds = {kind: rope[kind] for kind in _kinds(rope)} or {"": rope}
+    kinds = {kind: rope[kind] for kind in kinds_of(rope)} or {"": rope}
     return {kind: str(one.get("rope_type")) for kind, one in kinds.items()}
 
 
@@ -170,7 +142,10 @@ def _around(name: str, base: Values, sizes: Sizes, config: Any) -> Iterator[Valu
     """Sizes beside a scaling: positions, and where few channels turn or YaRN's bounds need it a wide head."""
     wide = name == "yarn-wide"
     positions = 4 * WIDE_CONTEXT if wide else CONTEXT if name == "dynamic" else 4 * CONTEXT
-    size = {name: positions for name in ("max_position_embeddings",) if name in sizes.names}
+    size: Values = {name: positions for name in ("max_position_embeddings",) if name in sizes.names}
+    if "original_max_position_embeddings" in {field.name for field in dataclasses.fields(config)}:
+        # where the family has it outside, that is what counts
+        size["original_max_position_embeddings"] = WIDE_CONTEXT if wide else CONTEXT
     if wide or _pairs(config) < FEW:
         for wider in (
             {"qk_rope_head_dim": 32},
@@ -180,6 +155,8 @@ def _around(name: str, base: Values, sizes: Sizes, config: Any) -> Iterator[Valu
             if set(wider) <= sizes.names and set(wider) <= set(base):
                 yield size | wider
     yield size
+    if "head_dim" in base:
+        yield size | {"head_dim": base["hidden_size"] // base["num_attention_heads"]}
 
 
 def _drawn(name: str, scaling: Values, draw: random.Random) -> Values:
@@ -200,29 +177,27 @@ def _drawn(name: str, scaling: Values, draw: random.Random) -> Values:
     return drawn
 
 
-def _pairs(config: Any) -> int:
+def _pairs(config: Any, part: float | None = None) -> int:
     """Channels that a RoPE turns, by two."""
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     parameters = getattr(config, "rope_parameters", None) or {}
-    part = parameters.get("partial_rotary_factor") or 1.0
-    return int(width * part) // 2
+    return int(width * (part or parameters.get("partial_rotary_factor") or 1.0)) // 2
 
 
-def _long_factors(config: Any, draw: random.Random) -> Values:
-    pairs = _pairs(config)
+def _long_factors(pairs: int, draw: random.Random) -> Values:
     return {
         "short_factor": [round(draw.uniform(1.0, 1.5), 3) for _ in range(pairs)],
         "long_factor": [round(draw.uniform(1.5, 6.0), 3) for _ in range(pairs)],
     }
 
 
-def _kinds(rope: Values) -> list[str]:
+def kinds_of(rope: Values) -> list[str]:
     return [kind for kind, value in rope.items() if isinstance(value, dict)]
 
 
 def _places(default: Values, draw: random.Random, fresh: bool) -> tuple[str, ...]:
     """Which of the kinds of layers that have a RoPE of their own are scaled; "" where all share one."""
-    kinds = _kinds(default)
+    kinds = kinds_of(default)
     if not kinds:
         return ("",)
     if fresh:
@@ -230,40 +205,21 @@ def _places(default: Values, draw: random.Random, fresh: bool) -> tuple[str, ...
     return (FULL,) if FULL in kinds else (kinds[0],)
 
 
+def _part(default: Values, pairs: int) -> Values:
+    """The part of a head's channels that turns, larger where few do: between few no bound falls."""
+    part = default.get("partial_rotary_factor")
+    if part is None:
+        return {}
+    return {"partial_rotary_factor": max(part, LARGE_PART) if pairs < FEW else part}
+
+
 def _nested(default: Values, rope: Values, places: tuple[str, ...]) -> Values:
-    kept = {key: value for key, value in default.items() if key == "partial_rotary_factor" and "" in places}
     if places == ("",):
-        return kept | rope
+        return rope
     return {kind: dict(rope) if kind in places else value for kind, value in default.items()}
 
 
-def _values(key: str, value: Any, kind: str) -> list[Any]:
-    if isinstance(value, bool) or "bool" in kind:
-        return [not value] if isinstance(value, bool) else [False, True]
-    if isinstance(value, list):
-        return [[entry * 1.5 for entry in value]]
-    if "list" in kind:
-        return []
-    if isinstance(value, int):
-        return [value - 8, value * 2]
-    if isinstance(value, float):
-        return [value * 1.7, value * 0.6]
-    return [0.5] if key.startswith("partial") else [40] if "int" in kind else [1.3, 12.0, 0.5]
-
-
-def _moves(search: Search, base: Values, changes: Values) -> bool:
-    return search.trials.moves(base, apply(base, changes, search.defaults))
-
-
-def _moves_briefly(search: Search, base: Values, changes: Values) -> bool:
-    return search.trials.moves_briefly(base, apply(base, changes, search.defaults))
-
-
-def _runs(search: Search, base: Values, changes: Values) -> bool:
-    return search.trials.runs(apply(base, changes, search.defaults))
-
-
-def _read(function: Any) -> list[str]:
+def read(function: Any) -> list[str]:
     """Every word in quotes of its text, without what its docstring says."""
     text = inspect.getsource(function)
     start = text.find('"""')

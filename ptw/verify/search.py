@@ -64,7 +64,8 @@ class Search:
 
     def alone(self, fields: Sequence[Field], alternatives: Alternatives) -> None:
         """Every value of every field by itself; of what seldom matters, all fields at once."""
-        likely = [one for one in fields if one.own and one.declared and not one.name.endswith("_id")]
+        known = [one for one in fields if one.declared or one.name in self.base]
+        likely = [one for one in known if one.own and not one.name.endswith("_id")]
         for one in likely:
             self._values(one, alternatives.of(one))
         unlikely = [one for one in fields if one not in likely]
@@ -118,6 +119,14 @@ class Search:
                 kept.setdefault(change.fields[0], []).append(change)
         self.moving += moved
         return moved
+
+    def _telling(self, change: Change, base: Values) -> Change:
+        """A value of the same field that does not undo what its gate does."""
+        for one in [change, *self.still[change.fields[0]]]:
+            after = apply(base, one.values, self.defaults)
+            if self.trials.moves(base, after) and self.trials.moves(self.base, after):
+                return one
+        return change
 
     def _adds_weights(self, change: Change) -> bool:
         """An activation with weights of its own is another checkpoint's, not another value of this field."""
@@ -194,8 +203,10 @@ class Search:
             others = [one for one in found if given.get(name) != one.values.get(name)]
             if others and name not in self.moved() and self.failed.get(name, 0) < PATIENCE:
                 unmoved.append(others[0])
-        for change, outcome in self._told_apart(unmoved, self.with_all([gate])):
+        base = self.with_all([gate])
+        for change, outcome in self._told_apart(unmoved, base):
             if outcome == "moves":
+                change = self._telling(change, base)
                 rest = {name: value for name, value in given.items() if name not in change.values}
                 self.moving.append(Change(change.fields, change.values, rest))
             elif outcome == "fails":
