@@ -17,6 +17,8 @@ from ptw.verify.informative import generator
 
 RANK, ALPHA = 4, 8
 SIZE = 0.3  # of what an adapter adds, beside a projection's own output
+# where a family has experts, PEFT takes these names for theirs, and a dense layer of the name is left out
+OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 MOVED = 1e-3  # relative: the least that it does to the logits
 
 
@@ -40,12 +42,15 @@ def write_adapter(model: nn.Module, seed: int, ids: Tensor, folder: Path) -> Non
 
 
 def projections(model: nn.Module) -> dict[str, nn.Linear]:
-    """Every nn.Linear inside the repeated blocks, under its full name."""
+    """Every nn.Linear inside the repeated blocks that PEFT can adapt, under its full name."""
     prefixes = tuple(f"{name}." for name, _ in blocks(model))
+    stacked = any(len(own.shape) > 2 for name, own in model.named_parameters() if name.startswith(prefixes))
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(prefixes)
+        if isinstance(module, nn.Linear)
+        and name.startswith(prefixes)
+        and not (stacked and name.rpartition(".")[2] in OF_EXPERTS)
     }
 
 

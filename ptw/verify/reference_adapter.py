@@ -40,7 +40,7 @@ class AdaptedReference:
                 said = model(input_ids=document[None], use_cache=False).logits[0]
                 functional.cross_entropy(said, answers, reduction="sum", ignore_index=-100).backward()
                 logits.append(said.detach())
-        found = {f"gradient.{name}": own.grad for name, own in _own(model).items()}
+        found = {f"gradient.{name}": own.grad for name, own in _own(model, self.folder).items()}
         return {name: tensor for name, tensor in found.items() if tensor is not None} | {
             "logits": torch.cat(logits)
         }
@@ -53,7 +53,7 @@ class AdaptedReference:
             for name, folder in (("was", self.folder), ("saved", handed)):
                 model = _adapted(opened_plainly(self.checkpoint)[0], folder)
                 found[f"{name}.logits"] = model(input_ids=ids[None], use_cache=False).logits[0]
-                found |= {f"{name}.pair.{key}": own for key, own in _own(model).items()}
+                found |= {f"{name}.pair.{key}": own for key, own in _own(model, folder).items()}
         return found
 
 
@@ -65,10 +65,18 @@ def _adapted(model: Any, folder: Path) -> Any:
         return PeftModel.from_pretrained(model, str(folder), is_trainable=True).eval()
 
 
-def _own(model: Any) -> dict[str, Tensor]:
-    """The adapter's parameters, under the names of its file."""
+def _own(model: Any, folder: Path) -> dict[str, Tensor]:
+    """The adapter's parameters, under the names of its file.
+
+    PEFT may adapt more than the file holds (experts, where a dense layer has a name of theirs), which then
+    starts at nothing and is none of it.
+    """
+    layers = adapter.read(folder).pairs
+    held = {f"{adapter.PREFIX}{name}{end}" for name in layers for end in (adapter.DOWN, adapter.UP)}
     named = {name.replace(".default.", "."): own for name, own in model.named_parameters()}
-    return {name: own for name, own in named.items() if name.endswith((adapter.DOWN, adapter.UP))}
+    if dropped := sorted(held - set(named)):
+        raise PtwError(f"PEFT leaves {dropped[0]} out of the reference")
+    return {name: named[name] for name in sorted(held)}
 
 
 def _demand_plain(handed: Path, given: Path) -> None:

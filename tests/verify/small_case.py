@@ -48,6 +48,7 @@ def _write_inputs(folder: Path) -> None:
     inputs = {
         "ids": ids,
         "lengths": lengths,
+        "changed": ids.roll(1),
         "gradient.ids": ids.clone(),
         "gradient.lengths": lengths.clone(),
         "gradient.targets": targets,

@@ -119,9 +119,9 @@ def test_a_port_that_an_adapter_does_not_reach_fails(
 
 def test_the_adapter_moves_the_reference(asked: Asked, verifier: ModuleType) -> None:
     without = asked.given.parent / "without.safetensors"
-    logits = str(rooms.files(None, "verifiers")["logits"])
-    trace_reference.answer({"given": str(asked.given), "write": str(without), "verifiers": [logits]})
-    plain, adapted = load_file(without)["logits/logits"], asked.theirs["adapters/logits"]
+    sharding = str(rooms.files(None, "verifiers")["sharding"])  # of the same documents, without an adapter
+    trace_reference.answer({"given": str(asked.given), "write": str(without), "verifiers": [sharding]})
+    plain, adapted = load_file(without)["sharding/logits"], asked.theirs["adapters/logits"]
     assert ((plain - adapted).norm() / plain.norm()) > 1e-3
 
 
