@@ -64,8 +64,8 @@ class Search:
 
     def alone(self, fields: Sequence[Field], alternatives: Alternatives) -> None:
         """Every value of every field by itself; of what seldom matters, all fields at once."""
-        known = [one for one in fields if one.declared or one.name in self.base]
-        likely = [one for one in known if one.own and not one.name.endswith("_id")]
+        meant = [one for one in fields if one.declared or one.name in self.base]
+        likely = [one for one in meant if one.own and not one.name.endswith("_id")]
         for one in likely:
             self._values(one, alternatives.of(one))
         unlikely = [one for one in fields if one not in likely]
