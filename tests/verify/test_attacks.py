@@ -10,12 +10,13 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ptw.verify import cases, mutant_runs, sandbox
 from ptw.verify.cases import Family, Reference
@@ -31,6 +32,7 @@ CONFIG = "@dataclass(frozen=True)\nclass Config:"
 HEAD = "return Head(self.lm_head.weight, self.config.vocab_size)"
 START = "        return self.model(ids_BT, layout, cache)"
 FINISH = "return self.norm(hidden_BTD)"
+CHEAP = ("ids", "lengths", "row", "changed", "changed_document")  # what logits and packing are asked on
 NAMESPACES = sandbox.namespaces() is not None
 
 
@@ -319,24 +321,35 @@ def picked(tmp_path_factory: pytest.TempPathFactory) -> Family:
     folder, cache = tmp_path_factory.mktemp("attacks"), cases.cache_folder(ROOT)
     reference = Reference()
     (practice,) = cases.draw(["llama"], "practice", 0, folder / "practice", cache, reference)
-    kept = cache / "tests" / f"attacks-{cases.digest(practice.folder, sources=[cases.MAKER])}"
+    kept = cache / "tests" / f"attacks-{cases.digest(practice.folder, sources=[cases.MAKER, Path(__file__)])}"
     if not kept.is_dir():
         (fresh,) = cases.draw(["llama"], "acceptance", 1, folder / "acceptance", cache, reference)
-        for family, names in (
-            (practice, {"plain": "plain", "switches": "switches", "odd-sizes": "odd"}),
-            (fresh, {"odd-sizes": "fresh"}),
-        ):
-            for name, to in names.items():
-                (found,) = [one for one in family.names if one.partition("-")[2] == name]
-                shutil.copytree(family.given / found, folder / "picked" / "given" / to)
-                (folder / "picked" / "drawn").mkdir(exist_ok=True)
-                shutil.copyfile(
-                    family.folder / "drawn" / f"{found}.json", folder / "picked" / "drawn" / f"{to}.json"
-                )
+        pick(practice, "plain", folder / "picked", "plain")
+        pick(practice, "switches", folder / "picked", "switches", CHEAP)
+        pick(fresh, "odd-sizes", folder / "picked", "fresh", CHEAP)
+        configs = [read_config(practice.given / name)["intermediate_size"] for name in practice.names]
+        (folder / "picked" / "sizes.json").write_text(json.dumps(sorted(set(configs))))
         cases.publish(folder / "picked", kept)
     reference.close()
     shutil.copytree(kept, folder / "here", dirs_exist_ok=True)
     return Family("llama", folder / "here")
+
+
+def pick(family: Family, name: str, folder: Path, to: str, inputs: Sequence[str] = ()) -> None:
+    """A case under a name of its own, with all its inputs or some: what is not there is not asked."""
+    (found,) = [one for one in family.names if one.partition("-")[2] == name]
+    shutil.copytree(family.given / found, folder / "given" / to)
+    (folder / "drawn").mkdir(exist_ok=True)
+    shutil.copyfile(family.folder / "drawn" / f"{found}.json", folder / "drawn" / f"{to}.json")
+    if inputs:
+        shutil.rmtree(folder / "given" / to / "adapter", ignore_errors=True)
+        held = load_file(folder / "given" / to / "inputs.safetensors")
+        save_file({key: held[key] for key in inputs}, folder / "given" / to / "inputs.safetensors")
+
+
+def read_config(given: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((given / "checkpoint" / "config.json").read_text())
+    return values
 
 
 @pytest.fixture(scope="module")
@@ -369,10 +382,6 @@ def asks(name: str) -> Asks:
 def told(picked: Family, folder: Path, port: int) -> dict[str, str]:
     """What the attacks know of this machine: more than a port's author would."""
     answer = folder / "answers" / "llama" / "plain.safetensors"
-    configs = [
-        json.loads((picked.given / name / "checkpoint" / "config.json").read_text())
-        for name in ("plain", "switches", "odd")
-    ]
     lengths = load_file(picked.given / "plain" / "inputs.safetensors")["lengths"].tolist()
     return {
         "_ANSWER_": repr(str(answer)),
@@ -385,7 +394,7 @@ def told(picked: Family, folder: Path, port: int) -> dict[str, str]:
         "_PID_": str(os.getpid()),
         "_PORT_": str(port),
         "_LENGTHS_": repr(tuple(lengths)),
-        "_SIZES_": repr(tuple(config["intermediate_size"] for config in configs)),
+        "_SIZES_": (picked.folder / "sizes.json").read_text(),
     }
 
 

@@ -18,7 +18,8 @@ def edits(source: Source) -> Iterator[Edit]:
         if field is not None and isinstance(node, ast.Attribute) and not source.is_text(node):
             kind = source.fields[field].removesuffix(" | None")
             values = dict.fromkeys([defaults.get(field, "None"), *FREE.get(kind, ())])
-            for value in values:
+            # `cls.FIELD` is its default already
+            for value in values if ast.unparse(node.value) != "cls" else FREE.get(kind, ()):
                 yield source.replaced("constant for a field", node, value)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
             if len(node.args) == 2:
