@@ -36,7 +36,9 @@ def inputs(config: Any, draw: random.Random, *, thorough: bool, good: Good = lam
         return _good(lambda: _document(length, place, vocabulary, draw), good)
 
     documents = [drawn(length, place) for place, length in enumerate(lengths)]
-    changed = draw.randrange(len(lengths) - 1)
+    rows = _rows(lengths)
+    # one that another document follows in its row: nobody could see the last one anyway
+    changed = draw.choice([place for place in range(len(rows) - 1) if rows[place] == rows[place + 1]])
     other = [*documents]
     # none of its tokens stays what it was
     other[changed] = _good(lambda: _others(documents[changed], vocabulary, draw), good)
@@ -46,7 +48,7 @@ def inputs(config: Any, draw: random.Random, *, thorough: bool, good: Good = lam
         "ids": torch.tensor([token for document in documents for token in document]),
         "changed": torch.tensor([token for document in other for token in document]),
         "lengths": torch.tensor(lengths),
-        "row": torch.tensor(_rows(lengths)),
+        "row": torch.tensor(rows),
         "changed_document": torch.tensor([changed]),
         "decode_document": torch.tensor(decoded),
         "decode_prefill": torch.tensor(
@@ -130,6 +132,6 @@ def _document(length: int, place: int, vocabulary: int, draw: random.Random) -> 
 
 
 def _rows(lengths: list[int]) -> list[int]:
-    """Two rows of unequal width: the shorter is padded."""
-    first = max(1, 2 * len(lengths) // 3)
+    """Two rows of unequal width, of which the shorter is padded; two documents share one."""
+    first = max(2, 2 * len(lengths) // 3)
     return [0 if place < first else 1 for place in range(len(lengths))]

@@ -3,7 +3,8 @@
 import functools
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,27 +28,39 @@ VERIFIERS = {
     verifier.name: verifier.file
     for verifier in passes(judge.read_verifiers(rooms.files(None, "verifiers")))[0].verifiers
 }
+ASKED = ("configuration", "logits", "packing", "decode")  # of a port that is wrong in its numbers
 Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A family's practice cases, and where the reference's answers to them lie."""
+    """A family's practice cases; the reference is asked about one when a test first needs it."""
 
     family: Family
-    answers: Path
+    reference: Reference
+    kept: Path
 
     def case(self, start: str) -> str:
         """The one case of this name, without its number."""
         (name,) = [name for name in self.family.names if name.partition("-")[2] == start]
         return name
 
+    def answers(self, name: str) -> Path:
+        """Where the reference's answers to a case lie."""
+        given = self.family.given / name
+        kept = self.kept / cases.digest(given, sources=list(VERIFIERS.values()))
+        if not kept.is_dir():
+            with tempfile.TemporaryDirectory() as aside:
+                self.reference.answer(asked(self.family, name, Path(aside)))
+                cases.publish(Path(aside), kept)
+        return kept
+
     def theirs(self, name: str, *, reopened: bool = False) -> Tensors:
         """What the reference said, and what was given."""
         given = load_file(self.family.given / name / "inputs.safetensors")
         given |= {f"weights.{key}": tensor for key, tensor in self.weights(name).items()}
-        said = load_file(self.answers / f"{name}.safetensors")
-        said |= load_file(self.answers / f"{name}.reopened.safetensors") if reopened else {}
+        said = load_file(self.answers(name) / "said.safetensors")
+        said |= load_file(self.answers(name) / "reopened.safetensors") if reopened else {}
         return said | {f"/given.{key}": tensor for key, tensor in given.items()}
 
     def weights(self, name: str) -> Tensors:
@@ -56,46 +69,31 @@ class Answered:
     def files(self, name: str, ours: Path, source: Path) -> CaseFiles:
         """The export that the reference looked at is the original checkpoint itself."""
         drawn = self.family.folder / "drawn" / f"{name}.json"
-        answer, reopened = (
-            self.answers / f"{name}{end}" for end in (".safetensors", ".reopened.safetensors")
-        )
+        answer, reopened = (self.answers(name) / f"{end}.safetensors" for end in ("said", "reopened"))
         return CaseFiles(name, self.family.given / name, drawn, (ours,), answer, reopened, source)
 
 
 @pytest.fixture(scope="session")
-def answered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answered]:
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Answered]]:
     """By port; kept with the repository's own cases."""
     folder, cache = tmp_path_factory.mktemp("cases"), cases.cache_folder(ROOT)
     reference = Reference()
-    found, requests = {}, []
-    for family in cases.draw(PORTS, "practice", 0, folder, cache, reference):
-        kept = cache / "tests" / cases.digest(family.folder, sources=list(VERIFIERS.values()))
-        found[family.model_type] = Answered(family, kept)
-        if not kept.is_dir():
-            aside = tmp_path_factory.mktemp("answers")
-            found[family.model_type] = Answered(family, aside)
-            requests += [request for name in family.names for request in asked(family, name, aside)]
-    reference.answer(requests)
+    families = cases.draw(PORTS, "practice", 0, folder, cache, reference)
+    yield {family.model_type: Answered(family, reference, cache / "tests") for family in families}
     reference.close()
-    for one in found.values():
-        cases.publish(
-            one.answers, cache / "tests" / cases.digest(one.family.folder, sources=list(VERIFIERS.values()))
-        )
-    return found
 
 
 def asked(family: Family, name: str, answers: Path) -> list[dict[str, object]]:
     """What the gate asks of the reference; handed over is a copy of the checkpoint, and of the adapter."""
-    given = family.given / name
-    handed = answers.parent / f"{answers.name}-handed" / name
+    given, handed = family.given / name, answers / "handed"
     shutil.copytree(given / "checkpoint", handed / "export")
     if (given / "adapter").is_dir():
         port = load_port(rooms.stock("models") / f"{family.model_type}.py")
         AdaptedPort(port, None, given / "checkpoint", given / "adapter").save(handed / "adapter")
     said = {"given": str(given), "verifiers": [str(file) for file in VERIFIERS.values()]}
     return [
-        said | {"write": str(answers / f"{name}.safetensors")},
-        said | {"write": str(answers / f"{name}.reopened.safetensors"), "handed": str(handed)},
+        said | {"write": str(answers / "said.safetensors")},
+        said | {"write": str(answers / "reopened.safetensors"), "handed": str(handed)},
     ]
 
 
@@ -130,7 +128,7 @@ def measured(
 ) -> Callable[[str, str, str], dict[str, float]]:
     """Trace a port's text on one case, in this process, and measure it: {"logits.relative": ...}."""
 
-    asked = subject.probes({name: VERIFIERS[name] for name in ("logits", "packing", "decode")})
+    asked = subject.probes({name: VERIFIERS[name] for name in ASKED})
 
     def measure(port: str, text: str, case: str) -> dict[str, float]:
         root = write_port(port, text)

@@ -177,9 +177,10 @@ def test_a_link_out_of_what_a_port_may_write_can_not_be_made(judged_apart: Judge
 def test_a_link_into_what_a_port_may_write_is_not_followed(
     judged_apart: Judged, answered: dict[str, Any]
 ) -> None:
+    one = answered["llama"]
     # /tmp is the port's own inside and the machine's outside: only there can a link be made at all
     with tempfile.TemporaryDirectory(dir="/tmp") as outside:
-        answer = shutil.copy(answered["llama"].answers / "00-plain.safetensors", outside)
+        answer = shutil.copy(one.answers(one.case("plain")) / "said.safetensors", outside)
         outcome, report = judged_apart("llama", LINKED.replace("@ANSWER@", repr(answer)))
     assert "no plain file" in outcome.error
     assert not report.passed

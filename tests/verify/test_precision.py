@@ -1,7 +1,7 @@
 """Gradients and roundings: wrong ports that no other verifier rejects, and honest ones that all pass."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ptw.ports.port import load_port
 from ptw.verify import cases, judge, subject, trace_port
 from ptw.verify.cases import Reference
 from ptw.verify.judge import Verifier
-from tests.verify.conftest import ROOT, VERIFIERS, Answered, asked
+from tests.verify.conftest import ROOT, VERIFIERS, Answered
 
 ASKED = ("logits", "packing", "decode", "consistency", "contract", "gradients", "precision")
 CASES = {"llama": "plain", "gemma3_text": "odd-sizes", "qwen3_moe": "plain", "gpt_oss": "plain"}
@@ -180,25 +180,17 @@ HONEST = {
 
 
 @pytest.fixture(scope="session")
-def one_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Answered]:
-    """A family with one of its practice cases answered; kept with the repository's own."""
-    cache, files = cases.cache_folder(ROOT), list(VERIFIERS.values())
+def one_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Answered]]:
+    """A family's practice cases; kept with the repository's own."""
+    cache, reference = cases.cache_folder(ROOT), Reference()
 
     @functools.cache
     def answered(port: str) -> Answered:
-        reference = Reference()
         (family,) = cases.draw([port], "practice", 0, tmp_path_factory.mktemp("cases"), cache, reference)
-        (name,) = [name for name in family.names if name.partition("-")[2] == CASES[port]]
-        kept = cache / "tests" / cases.digest(family.given / name, sources=files)
-        found = Answered(family, kept)
-        if not kept.is_dir():
-            found = Answered(family, tmp_path_factory.mktemp("answers"))
-            reference.answer(asked(family, name, found.answers)[:1])
-            cases.publish(found.answers, kept)
-        reference.close()
-        return found
+        return Answered(family, reference, cache / "tests")
 
-    return answered
+    yield answered
+    reference.close()
 
 
 @pytest.fixture

@@ -95,14 +95,14 @@ NUMERIC = {
         "ACTIVATIONS[config.hidden_act]",
         'ACTIVATIONS["silu"]',
         "field-hidden_act=gelu",
-        "logits.relative",
+        "configuration.relative",
     ),
     "gelu by tanh": (
         "llama",
         "ACTIVATIONS[config.hidden_act]",
         'ACTIVATIONS[config.hidden_act.replace("gelu", "gelu_pytorch_tanh")]',
         "field-hidden_act=gelu",
-        "logits.relative",
+        "configuration.relative",
     ),
     "key heads in another order": ("llama", VALUE, f"{VALUE}.flip(2)", "plain", "logits.relative"),
     "sees the next token": ("llama", "        attended = attend(", AHEAD, "plain", "logits.relative"),
@@ -176,7 +176,7 @@ REWRITES = {
         ),
     ),
 }
-LIMITS = {"logits.relative": 1e-10, "packing.relative": 1e-10, "decode.relative": 1e-10}
+LIMITS = {f"{name}.relative": 1e-10 for name in ("configuration", "logits", "packing", "decode")}
 
 
 def edited(text: str, old: str, new: str) -> str:
@@ -209,4 +209,5 @@ def test_an_honest_rewrite_passes(name: str, measured: Measured, text_of: Callab
         text = edited(text, old, new)
     values = measured("llama", text, "odd-sizes")
     assert values["packing.leak"] == values["decode.tokens"] == 0
-    assert all(values[metric] <= limit / 1000 for metric, limit in LIMITS.items()), values
+    exact = [metric for metric in LIMITS if metric != "configuration.relative"]  # not a field's case
+    assert all(values[metric] <= LIMITS[metric] / 1000 for metric in exact), values
