@@ -18,6 +18,7 @@ from typing import Any
 Values = dict[str, Any]
 
 LARGEST_SIZE = 300
+FEW = 8
 ABSENT = "<absent>"  # the value of a field that a checkpoint leaves out
 WINDOWED, FULL = "sliding_attention", "full_attention"
 COMMON_ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "relu", "gelu")
@@ -123,7 +124,9 @@ class Alternatives:
         return self._for_nothing(field) if default is None else []
 
     def _sizes(self, value: int) -> list[Any]:
-        steps = [value * 2, value + 1, value - 1, value // 2, 1, value * 3]
+        # one of a thing is a case where there are few of it: one channel is none of a head
+        few = [1] if value <= FEW else []
+        steps = [value * 2, value + 1, value - 1, value // 2, *few, value * 3]
         if self.fresh:
             self.draw.shuffle(steps)
         return [step for step in steps if 0 < step <= LARGEST_SIZE]
