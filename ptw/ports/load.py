@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ptw.errors import PtwError
 from ptw.ports.checkpoint import Checkpoint, open_checkpoint
@@ -136,25 +137,40 @@ def _port_for(root: Path | None, name: str) -> Port | None:
     return None if name == rooms.WITHOUT_PORT else find_port(root, name)
 
 
+class _NoDefaults(TorchFunctionMode):
+    """Modules draw no first weights. On the meta device that changes nothing, yet imports torch's compiler:
+    it took two seconds of every process that opened a model."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == torch.nn.init.__name__:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 def _empty(port: Port, config: Any, dtype: torch.dtype, device: torch.device | str) -> nn.Module:
     """The port's modules with unset memory: made on the meta device, so that no default weights are drawn."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoDefaults():
         module = port.Model(config).to(dtype)
-    shared = _shared(module)
-    module = module.to_empty(device=device)
-    for names in shared:  # `to_empty` gives every name a tensor of its own
-        kept = module.get_parameter(names[0])
-        for name in names[1:]:
-            owner, _, attribute = name.rpartition(".")
-            setattr(module.get_submodule(owner), attribute, kept)
+    kept: dict[int, Tensor] = {}  # one tensor may have several names
+    for name, parameter in list(module.named_parameters(remove_duplicate=False)):
+        if id(parameter) not in kept:
+            kept[id(parameter)] = nn.Parameter(_unset(parameter, device), parameter.requires_grad)
+        _put(module, name, kept[id(parameter)])
+    for name, buffer in list(module.named_buffers(remove_duplicate=False)):
+        _put(module, name, kept.setdefault(id(buffer), _unset(buffer, device)))
     return module
 
 
-def _shared(module: nn.Module) -> list[list[str]]:
-    names: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return [group for group in names.values() if len(group) > 1]
+def _unset(tensor: Tensor, device: torch.device | str) -> Tensor:
+    # not `empty_like`: of a tensor on the meta device it imports sympy
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+
+
+def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
+    owner, _, attribute = name.rpartition(".")
+    setattr(module.get_submodule(owner), attribute, tensor)
 
 
 def _complete(operators: list[Operator], checkpoint: Checkpoint, parameters: Mapping[str, Tensor]) -> None:
