@@ -42,12 +42,13 @@ class Weights:
 
     def fill(self, model: nn.Module, initialised: Callable[[], nn.Module]) -> nn.Module:
         """`model` with informative weights. It need not be initialised; `initialised()` is."""
-        vectors = [name for name, tensor in _filled(model) if tensor.dim() < 2]
-        if any(pattern(name) not in self.constants for name in vectors):
+        filled = list(_filled(model))
+        if any(tensor.dim() < 2 and pattern(name) not in self.constants for name, tensor in filled):
             model = initialised()
-            self.constants |= {pattern(name): _constant(tensor) for name, tensor in _filled(model)}
+            filled = list(_filled(model))
+            self.constants |= {pattern(name): _constant(tensor) for name, tensor in filled}
         kept = kept_in_fp32(model)
-        for name, tensor in _filled(model):
+        for name, tensor in filled:
             constant = self.constants[pattern(name)] if tensor.dim() < 2 else None
             key = (name, tuple(tensor.shape), constant, name in kept)
             if key not in self.values:

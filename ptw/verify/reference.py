@@ -48,7 +48,9 @@ def build(config: Any) -> nn.Module:
     """A model of this config in fp64, to be filled. Call it under `exact()`."""
     from transformers import AutoModelForCausalLM
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    logger = logging.getLogger("transformers")
+    if logger.level != logging.ERROR:  # setting it empties what every logger remembers, which is slow
+        logger.setLevel(logging.ERROR)
     model: nn.Module = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float64, **PLAIN)
     return model.eval()
 

@@ -60,18 +60,19 @@ class Trials:
     def __init__(self, family: Any, seed: int) -> None:
         self.family, self.seed = family, seed
         self.weights = Weights(seed)
-        self.outcomes: dict[str, Outcome] = {}
+        self.outcomes: dict[tuple[str, int], Outcome] = {}
         # no mode in the way of every operation where the family's code never chooses
         self.routes = any("topk" in text for text in sources(family))
         self.quick: bool | None = None  # whether a model may do without initialisation
         self.causals: dict[str, bool] = {}
         self.ids = torch.randint(0, TOKENS, (LENGTH,), generator=generator(seed, "tried"))
 
-    def outcome(self, values: Values) -> Outcome:
-        key = json.dumps(values, sort_keys=True)
-        if key not in self.outcomes:
-            self.outcomes[key] = self._run(json.loads(key), self.ids)
-        return self.outcomes[key]
+    def outcome(self, values: Values, length: int = LENGTH) -> Outcome:
+        """Of these values, on the first `length` tokens."""
+        said = json.dumps(values, sort_keys=True)
+        if (said, length) not in self.outcomes:
+            self.outcomes[said, length] = self._run(json.loads(said), self.ids[:length])
+        return self.outcomes[said, length]
 
     def runs(self, values: Values) -> bool:
         return self.outcome(values).runs
@@ -83,7 +84,7 @@ class Trials:
 
     def moves_briefly(self, before: Values, after: Values) -> bool:
         """The same on a document that is shorter than every bound."""
-        first, second = (self._run(json.loads(json.dumps(one)), self.ids[:BRIEF]) for one in (before, after))
+        first, second = self.outcome(before, BRIEF), self.outcome(after, BRIEF)
         return first.runs and second.runs and differ(first, second)
 
     def causal(self, values: Values) -> bool:
