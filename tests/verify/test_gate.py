@@ -49,17 +49,21 @@ def workspace(tmp_path: Path) -> Path:
     return root
 
 
-def test_the_stock_ports_pass(workspace: Path) -> None:
-    report = run_gates(workspace)
-    assert {port.port for port in report.ports} >= {"llama", "qwen3"}
-    assert report.passed, [port.failures for port in report.ports]
+# refusals that are right: HF reads what its config class does not declare; attention that is not causal
+REFUSED = {"gpt_neox": "head_dim", "gemma3_text": "use_bidirectional_attention"}
+SLOW = [port for port in rooms.files(None, "models") if port != "llama"]
+
+
+@pytest.mark.parametrize("name", ["llama", *(pytest.param(port, marks=pytest.mark.slow) for port in SLOW)])
+def test_a_stock_port_passes(name: str, workspace: Path) -> None:
+    report = run_gates(workspace, [name])
+    (port,) = report.ports
+    assert report.passed, port.failures
     verifiers = read_verifiers(rooms.files(None, "verifiers"))
     practised = {verifier.name for verifier in verifiers if "practice" in verifier.levels}
-    for port in report.ports:
-        names = {entry.verifier for entry in port.measured}
-        assert names == practised
-        assert not port.refused
-        assert max(entry.value for entry in port.measured if entry.metric == "relative") < 1e-13
+    assert {entry.verifier for entry in port.measured} == practised
+    assert all(name in REFUSED and REFUSED[name] in text for text in port.refused)
+    assert max(entry.value for entry in port.measured if entry.metric == "relative") < 1e-13
 
 
 def test_a_file_in_a_room_is_all_that_a_port_or_a_verifier_needs(
