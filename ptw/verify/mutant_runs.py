@@ -31,6 +31,7 @@ Asks = list[tuple[str, list[str]]]  # case, verifiers
 HONEST_SECONDS, SECONDS = 300, 60  # that one process may take
 STARTING_SECONDS = 60
 POLL_SECONDS = 0.05
+NOTHING = 1e-3  # seconds of a probe that has nothing to say to a case
 
 
 @dataclass(frozen=True)
@@ -91,19 +92,18 @@ class Runner:
                 )
                 raise PtwError(f"{port}: the gate rejects the port itself, so it has no mutants yet:\n{said}")
 
-    def order(self, port: str, *, evenly: bool = False) -> list[tuple[float, str, str]]:
-        """(seconds so far, case, verifier) of what the port answered, the cheapest first.
+    def order(self, port: str) -> list[tuple[float, str, str]]:
+        """(seconds so far, case, verifier): of each verifier the cheapest case, then of each the next.
 
-        evenly: of each verifier the cheapest, then of each the next, so that all are asked early.
+        What one verifier alone can see is so seen early, whatever the others cost.
         """
-        cheapest = sorted(self.costs[port].items(), key=lambda entry: entry[1])
         asked: Counter[str] = Counter()
         ranked = []
-        for at, ((case, verifier), seconds) in enumerate(cheapest):
-            asked[verifier] += 1
-            ranked.append((asked[verifier] if evenly else 0, at, seconds, case, verifier))
+        for (case, verifier), seconds in sorted(self.costs[port].items(), key=lambda entry: entry[1]):
+            asked[verifier] += seconds > NOTHING
+            ranked.append((asked[verifier], seconds, case, verifier))
         spent, found = 0.0, []
-        for _, _, seconds, case, verifier in sorted(ranked):
+        for _, seconds, case, verifier in sorted(ranked):
             spent += seconds
             found.append((spent, case, verifier))
         return found
@@ -224,11 +224,17 @@ class Runner:
         (gate / trace_mutants.WORK).write_text(json.dumps({"seconds": seconds, "tasks": list(tasks)}))
         inputs = {"mutants": self._room, "verifiers": verifiers, "gate": gate}
         inputs |= {f"cases-{port}": family.given for port, family in self.families.items()}
-        outcomes: list[sandbox.Outcome] = []
+        said: list[str] = []
         cores = os.cpu_count() or 1
         limits = sandbox.Limits(seconds=STARTING_SECONDS + len(tasks) * seconds // cores + seconds)
-        arguments = ("ptw.verify.trace_mutants", inputs, output, limits, cores)
-        thread = threading.Thread(target=lambda: outcomes.append(sandbox.run_apart(*arguments)))
+
+        def run() -> None:
+            with contextlib.suppress(FileNotFoundError):  # what has been judged is removed meanwhile
+                said.append(
+                    sandbox.run_apart("ptw.verify.trace_mutants", inputs, output, limits, cores).error
+                )
+
+        thread = threading.Thread(target=run)
         thread.start()
         done: set[str] = set()
         try:
@@ -246,8 +252,7 @@ class Runner:
             (gate / trace_mutants.STOP).touch()
             thread.join()
         if len(done) < len(tasks):
-            said = outcomes[0].error if outcomes else "it could not be started"
-            raise PtwError(f"mutants: their process {said}")
+            raise PtwError(f"mutants: their process {''.join(said) or 'ended too early'}")
 
 
 def _task(name: str, room: str, port: str, asks: Asks) -> dict[str, object]:

@@ -29,7 +29,7 @@ from ptw.workspace import rooms
 
 EACH = 60  # mutants of a port that operators make, beside those made by hand
 SEED, FURTHER = 1, (2, 3)  # of acceptances: the gate's one draw, and those that look for holes
-BUDGETS = (0.3, 1.5, float("inf"))  # seconds that a mutant is asked for, before its answers are looked at
+BUDGETS = (0.5, 3.0, float("inf"))  # seconds that a mutant is asked for, before its answers are looked at
 FULL_BUDGET = 6.0  # seconds, where all verifiers are asked of every mutant
 PROGRESS = 25  # mutants between two lines
 GATE = ("trace_mutants.py", "mutate.py", "mutant_runs.py", "make_cases.py", "trace_reference.py", "judge.py")
@@ -117,7 +117,7 @@ def _hold(
     before = 0.0
     for budget in (FULL_BUDGET, float("inf")) if full else BUDGETS:
         waiting = [mutant for mutant in mutants if not fates.knows(mutant)]
-        orders = {port: runner.order(port, evenly=full) for port in {mutant.port for mutant in waiting}}
+        orders = {port: runner.order(port) for port in {mutant.port for mutant in waiting}}
         asks = {port: _between(order, before, budget) for port, order in orders.items()}
         asked = [(mutant, asks[mutant.port]) for mutant in waiting if asks[mutant.port]]
         for number, (mutant, verdict) in enumerate(runner.hold(asked) if asked else (), start=1):
