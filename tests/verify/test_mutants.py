@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ptw.cli import run
 from ptw.errors import PtwError
 from ptw.verify import cases
 from ptw.verify.cases import Reference
@@ -182,3 +183,13 @@ def test_a_port_that_the_gate_rejects_has_no_mutants(runner: Runner, tmp_path: P
     other = Runner(tmp_path / "work", list(runner.families.values()), {"llama": wrong}, runner.verifiers)
     with pytest.raises(PtwError, match="rejects the port itself"):
         other.ask_reference(Reference(), cases.cache_folder(ROOT), keeps=False)
+
+
+@pytest.mark.parametrize(
+    "more", [["--full-table"], ["--mutants", "--seed", "1"], ["--mutants", "--junit", "x"]]
+)
+def test_options_that_say_nothing_together_are_a_usage_error(
+    more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["verify", *more]) == 2
+    assert "--mutants takes ports" in capsys.readouterr().err
