@@ -20,7 +20,7 @@ rm -rf demo && mkdir demo && cd demo
 show ptw init catalogue
 cd catalogue
 show ptw check
-show ptw verify
+show ptw verify recommender assistant
 
 show ptw train next-title
 show ptw train chat-sft
