@@ -89,6 +89,9 @@ def kill_driver(root: Path, step: int) -> None:
     while not all(is_gone(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert all(is_gone(worker) for worker in workers), "Ray outlived its driver"
+    # a process counts as gone when its first thread is; its locks go with its last
+    while record.read(root / RUN).state == "running" and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert record.read(root / RUN).state == "stopped"
     launch.train(read(root), "next", {}, resume=True)
 
