@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.report import Figure, publish
-from ptw.verify.mutant_report import MutantReport
-from ptw.verify.mutate import run_mutants
+from ptw.verify.mutants.mutate import run_mutants
+from ptw.verify.mutants.report import MutantReport
 
 ROOT = Path(__file__).parents[1]
 WANTED = 400  # mutants that count

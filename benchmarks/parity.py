@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.report import Figure, publish
 from ptw.verify.gate import Level, run_gates
-from ptw.verify.report import PortReport
+from ptw.verify.reports.report import PortReport
 
 ROOT = Path(__file__).parents[1]
 LEVELS: tuple[Level, ...] = ("practice", "acceptance")

@@ -95,6 +95,6 @@ def test_the_wheel_holds_the_rooms_and_the_schema(wheel: Path, repository: Path)
         names = set(archive.namelist())
     rooms = {f"ptw/_stock/{room}/{p.name}" for room in ROOMS for p in (repository / room).glob("*.py")}
     gate = {f"ptw/_stock/ci/{path.name}" for path in (repository / "ci").iterdir() if path.is_file()}
-    data = {"ptw/workspace/schema.json", "ptw/py.typed", "ptw/verify/report.html.jinja"}
+    data = {"ptw/workspace/schema.json", "ptw/py.typed", "ptw/verify/reports/page.html.jinja"}
     assert rooms | gate | data <= names
     assert not [name for name in names if "tests" in name or "__pycache__" in name]

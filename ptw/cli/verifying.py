@@ -14,7 +14,7 @@ from ptw.cli.speaking import print_json, print_rich, workspace_root
 from ptw.errors import PtwError
 
 if TYPE_CHECKING:
-    from ptw.verify.report import Report
+    from ptw.verify.reports.report import Report
 
 STDOUT = Path("-")
 
@@ -68,7 +68,7 @@ def verify(
     if json_file != STDOUT:
         from rich.console import Console
 
-        from ptw.verify.report_text import show
+        from ptw.verify.reports.text import show
 
         show(report, Console())
     ctx.exit(report.exit_code)
@@ -76,7 +76,7 @@ def verify(
 
 def score(root: Path | None, names: tuple[str, ...], full: bool, json_file: Path | None) -> int:
     """The gate's own: the exit code is 0 when nothing that differs from the reference passes it."""
-    from ptw.verify.mutate import run_mutants
+    from ptw.verify.mutants.mutate import run_mutants
 
     with progress() as tell:
         found = run_mutants(root, names, tell, full=full)
@@ -124,11 +124,11 @@ def write(report: "Report", json_file: Path | None, junit_file: Path | None, htm
     elif json_file is not None:
         put(json_file, json.dumps(report.as_json(), indent=2, ensure_ascii=False) + "\n")
     if junit_file is not None:
-        from ptw.verify.junit import as_junit
+        from ptw.verify.reports.junit import as_junit
 
         put(junit_file, as_junit(report))
     if html_file is not None:
-        from ptw.verify.report_html import as_html
+        from ptw.verify.reports.html import as_html
 
         put(html_file, as_html(report))
 

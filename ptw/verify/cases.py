@@ -28,7 +28,7 @@ from ptw.verify.sandbox import PACKAGE
 
 DRAWING_SECONDS, ANSWER_SECONDS = 300, 900
 LAST_LINES, LAST_BYTES = 12, 1 << 14
-MAKER, ANSWERER = (PACKAGE / "verify" / name for name in ("make_cases.py", "trace_reference.py"))
+MAKER, ANSWERER = (PACKAGE / "verify" / name for name in ("drawing/draw.py", "reference/trace.py"))
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Reference:
     def start(self) -> None:
         if self.process is None:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ptw.verify.serve_reference"],
+                [sys.executable, "-m", "ptw.verify.reference.serve"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self.words,

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptw.errors import PtwError
 from ptw.verify import closure
-from ptw.verify.report import Change, Note
+from ptw.verify.reports.report import Change, Note
 from ptw.workspace import rooms
 
 GATE = Path(__file__).parent

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Literal
 
 from ptw.errors import PtwError
-from ptw.verify import answers, cases, explain, extra_cases, sandbox, trace_port
+from ptw.verify import answers, cases, extra_cases, sandbox
 from ptw.verify.cases import Family, Reference
 from ptw.verify.choose import choose
+from ptw.verify.explaining import explain
 from ptw.verify.judge import DRAWN, CaseFiles, Verifier, judge, read_verifiers
 from ptw.verify.passes import Pass, failed, passes, why_unlinked
 from ptw.verify.phases import Phases, Progress
-from ptw.verify.report import PortReport, Report
+from ptw.verify.port import trace
+from ptw.verify.reports.report import PortReport, Report
 from ptw.workspace import rooms
 
 Level = Literal["practice", "acceptance"]
@@ -169,7 +171,7 @@ class _Gate:
     def _go(self, families: Sequence[Family]) -> None:
         for family in families:
             sandbox.readable(family.given)
-        (self.gate / trace_port.GO).touch()
+        (self.gate / trace.GO).touch()
 
     def _add_cases(self, families: Sequence[Family], reference: Reference) -> None:
         kinds = {one.cases for one in self.passes}
@@ -190,7 +192,7 @@ class _Gate:
 
         def go() -> None:
             drawn.wait()
-            if not (self.gate / trace_port.GO).exists():
+            if not (self.gate / trace.GO).exists():
                 raise PtwError("drawing the cases failed")  # ends the process that waits for them
 
         shown = list(extra_cases.files_of(inputs["cases"])) if one.cases == "checkpoint" else []

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ptw.errors import PtwError
-from ptw.verify.report import Measured, PortReport
+from ptw.verify.reports.report import Measured, PortReport
 from ptw.workspace import rooms
 
 Tensors = dict[str, Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptw.verify.informative import generator
+from ptw.verify.drawing.informative import generator
 
 STRENGTH = 0.25
 

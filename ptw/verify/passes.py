@@ -10,8 +10,8 @@ from pathlib import Path
 from ptw.verify import sandbox
 from ptw.verify.judge import DRAWN, Verifier
 
-MODULES = {1: "ptw.verify.trace_port", 2: "ptw.verify.trace_sharded"}  # by processes that hold one model
-TRY, TRIED, TRY_SECONDS = "ptw.verify.try_sharded", "tried", 60
+MODULES = {1: "ptw.verify.port.trace", 2: "ptw.verify.port.trace_sharded"}  # by processes that hold one model
+TRY, TRIED, TRY_SECONDS = "ptw.verify.port.try_sharded", "tried", 60
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What can a verifier ask of a model? The same of a port and of its reference, each in its own process.
 
 A verifier's `probe(subject, inputs)` runs on both. In the port's process the subject is made by
-`port_model`, in the reference's by `reference_model`; every name that it gives back is the checkpoint's.
+`port.model`, in the reference's by `reference.model`; every name that it gives back is the checkpoint's.
 """
 
 from __future__ import annotations

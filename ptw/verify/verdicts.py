@@ -19,8 +19,8 @@ from typing import Any
 
 from ptw.errors import PtwError
 from ptw.verify import closure, sandbox
-from ptw.verify.machine import versions
-from ptw.verify.report import Audit, Divergence, Effect, Heat, Measured, Note, PortReport
+from ptw.verify.reports.machine import versions
+from ptw.verify.reports.report import Audit, Divergence, Effect, Heat, Measured, Note, PortReport
 
 FOLDER = Path(".ptw") / "verify"
 GATE = Path(__file__).parent

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from ptw.verify import changed, choose, sandbox, walls
-from ptw.verify.machine import machine, versions
 from ptw.verify.phases import Progress
-from ptw.verify.report import Report
+from ptw.verify.reports.machine import machine, versions
+from ptw.verify.reports.report import Report
 from ptw.verify.verdicts import Verdict, Verdicts, refuse_tracked
 from ptw.workspace import rooms
 

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 
 from ptw.ports.port import load_port
-from ptw.verify import cases, judge, sandbox, subject, trace_port
+from ptw.verify import cases, judge, sandbox, subject
 from ptw.verify.cases import Family, Reference
 from ptw.verify.judge import CaseFiles, Verifier
 from ptw.verify.passes import passes
-from ptw.verify.port_adapter import AdaptedPort
-from ptw.verify.report import PortReport
+from ptw.verify.port import trace
+from ptw.verify.port.adapted import AdaptedPort
+from ptw.verify.reports.report import PortReport
 from ptw.workspace import rooms
 
 PORTS = ("llama", "qwen3")
@@ -136,7 +137,7 @@ def measured(
         name = one.case(case)
         given = one.family.given / name
         loaded = load_port(root / "models" / f"{port}.py")
-        ours = trace_port.trace(loaded, root, asked, given, root / "handed")
+        ours = trace.trace(loaded, root, asked, given, root / "handed")
         theirs = one.theirs(name)
         return {
             f"{verifier}.{metric}": value
@@ -168,14 +169,14 @@ def judged_apart(
         cases.publish(tmp_path / "link", only / name)
         gate = tmp_path / "gate"
         gate.mkdir()
-        (gate / trace_port.GO).touch()
+        (gate / trace.GO).touch()
         room = tmp_path / "verifiers"
         room.mkdir()
         for file in VERIFIERS.values():
             shutil.copy(file, room)
         inputs = {"workspace": root, "cases": only, "verifiers": room, "gate": gate}
         limits = sandbox.Limits(seconds=seconds)
-        outcome = sandbox.run_apart("ptw.verify.trace_port", inputs, tmp_path / "output", limits)
+        outcome = sandbox.run_apart("ptw.verify.port.trace", inputs, tmp_path / "output", limits)
         source = root / "models" / f"{port}.py"
         files = one.files(name, tmp_path / "output" / name, source)
         # one case alone is no case of a field

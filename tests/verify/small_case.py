@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig
 
-from ptw.verify import reference
 from ptw.verify.exact import exact
+from ptw.verify.reference import hf
 
 SIZES = {
     "vocab_size": 101,
@@ -30,11 +30,11 @@ def make(folder: Path, model_type: str = "llama", **values: object) -> Path:
     sizes = {key: value for key, value in SIZES.items() if hasattr(plain, key)}
     config = AutoConfig.for_model(model_type, **sizes | values, dtype="bfloat16")
     with exact(), torch.no_grad():
-        model = reference.drawn(config, seed=3)
-    config.architectures = [reference.architecture(config)]
+        model = hf.drawn(config, seed=3)
+    config.architectures = [hf.architecture(config)]
     checkpoint = folder / "checkpoint"
     config.save_pretrained(checkpoint)
-    save_file(reference.saved_tensors(model), checkpoint / "model.safetensors")
+    save_file(hf.saved_tensors(model), checkpoint / "model.safetensors")
     _write_inputs(folder)
     _write_adapter(folder / "adapter", model)
     return folder

@@ -16,8 +16,9 @@ from ptw.nn.layout import Layout
 from ptw.ports import adapter
 from ptw.ports.load import load
 from ptw.ports.port import load_port
-from ptw.verify import trace_port, trace_reference
 from ptw.verify.judge import of_verifier
+from ptw.verify.port import trace as trace_port
+from ptw.verify.reference import trace as trace_reference
 from ptw.verify.subject import Tensors, probes
 from ptw.workspace import rooms
 from tests.verify import small_case

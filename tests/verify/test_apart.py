@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ptw.verify import sandbox
-from ptw.verify.report import PortReport
+from ptw.verify.reports.report import PortReport
 
 Judged = Callable[..., tuple[sandbox.Outcome, PortReport]]
 

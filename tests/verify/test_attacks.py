@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from ptw.verify import cases, mutant_runs, sandbox
+from ptw.verify import cases, sandbox
 from ptw.verify.cases import Family, Reference
 from ptw.verify.judge import read_verifiers
-from ptw.verify.mutant_runs import Asks, Runner, Verdict
-from ptw.verify.mutation import Mutant
+from ptw.verify.mutants import runs
+from ptw.verify.mutants.mutation import Mutant
+from ptw.verify.mutants.runs import Asks, Runner, Verdict
 from ptw.workspace import rooms
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -369,7 +370,7 @@ def verdicts(picked: Family, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         said = told(picked, folder, server.getsockname()[1])
         found = {}
         for seconds, names in ((SHORT, ENDLESS), (SECONDS, set(ATTACKS) - ENDLESS)):
-            patched.setattr(mutant_runs, "SECONDS", seconds)
+            patched.setattr(runs, "SECONDS", seconds)
             asked = [(hostile(name, port.read_text(), said), asks(name)) for name in sorted(names)]
             found |= {mutant.operator: verdict for mutant, verdict in runner.hold(asked)}
         yield found

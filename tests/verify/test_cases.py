@@ -12,17 +12,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ptw.errors import PtwError
-from ptw.verify import make_cases, reference
-from ptw.verify.audit import Weights, audit
 from ptw.verify.cases import Family
-from ptw.verify.configurations import configurations
+from ptw.verify.drawing import draw
+from ptw.verify.drawing.audit import Weights, audit
+from ptw.verify.drawing.configurations import configurations
+from ptw.verify.drawing.fields import ABSENT, apply, family_fields
+from ptw.verify.drawing.informative import generator
+from ptw.verify.drawing.routing import Watch, gaps
+from ptw.verify.drawing.search import Change, Search
+from ptw.verify.drawing.sizes import small
+from ptw.verify.drawing.trials import TIED, Trials
 from ptw.verify.exact import exact
-from ptw.verify.fields import ABSENT, apply, family_fields
-from ptw.verify.informative import generator
-from ptw.verify.routing import Watch, gaps
-from ptw.verify.search import Change, Search
-from ptw.verify.sizes import small
-from ptw.verify.trials import TIED, Trials
+from ptw.verify.reference import hf
 
 UNPORTED = (
     "mistral",
@@ -44,7 +45,7 @@ KINDS = {"thorough", "ordinary", "field"}
 @pytest.fixture(scope="module", params=PORTED)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
     folder = tmp_path_factory.mktemp("cases") / request.param
-    make_cases.main(request.param, "practice", 0, folder)
+    draw.main(request.param, "practice", 0, folder)
     return Family(request.param, folder)
 
 
@@ -61,7 +62,7 @@ def kinds(family: Family, kind: str) -> list[str]:
 def test_every_field_and_weight_is_moved_by_a_case_or_shown_inert(family: Family) -> None:
     said = json.loads((family.folder / "audit.json").read_text())
     assert said["holes"] == []
-    declared = {field.name for field in dataclasses.fields(reference.config_class(family.model_type))}
+    declared = {field.name for field in dataclasses.fields(hf.config_class(family.model_type))}
     assert declared - {"rope_parameters"} <= set(said["fields"])
     for name, entry in said["fields"].items():
         assert entry["inert"] != bool(entry["moved_by"]), name
@@ -86,7 +87,7 @@ def test_each_field_case_moves_the_reference_on_the_same_weights_and_tokens(fami
     given = {name: load_file(family.given / name / "inputs.safetensors") for name in names}
     ids = given[base]["ids"]
     weights = load_file(family.given / base / "checkpoint" / "model.safetensors")
-    before = reference.forward(reference.opened(family.given / base / "checkpoint"), ids)
+    before = hf.forward(hf.opened(family.given / base / "checkpoint"), ids)
     for name in names:
         assert set(given[name]) == {"ids", "lengths"}
         assert torch.equal(given[name]["ids"], ids)
@@ -95,7 +96,7 @@ def test_each_field_case_moves_the_reference_on_the_same_weights_and_tokens(fami
         held = load_file(family.given / name / "checkpoint" / "model.safetensors")
         shared = [key for key in held if key in weights and held[key].shape == weights[key].shape]
         assert all(torch.equal(held[key], weights[key]) for key in shared), name
-        logits = reference.forward(reference.opened(family.given / name / "checkpoint"), ids)
+        logits = hf.forward(hf.opened(family.given / name / "checkpoint"), ids)
         same = logits.shape == before.shape and held.keys() == weights.keys()
         assert not same or (logits - before).norm() > 1e-12 * before.norm(), name
 
@@ -119,15 +120,15 @@ def test_thorough_cases_hold_inputs_for_every_verifier(family: Family) -> None:
         assert int(inputs["precise.lengths"].min()) >= 8
         adapter = load_file(family.given / name / "adapter" / "adapter_model.safetensors")
         assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
-        model = reference.opened(family.given / name / "checkpoint")
+        model = hf.opened(family.given / name / "checkpoint")
         for document in inputs["precise.ids"].split(inputs["precise.lengths"].tolist()):
             with Watch() as watch:
-                reference.forward(model, document)
+                hf.forward(model, document)
             assert watch.used == ("moe" in family.model_type)
             assert watch.closest > 0.05
         for document in inputs["ids"].split(inputs["lengths"].tolist()):
             with Watch() as watch:
-                reference.forward(model, document)
+                hf.forward(model, document)
             assert watch.closest > TIED
 
 
@@ -146,7 +147,7 @@ def test_configurations_are_spelled_as_checkpoints_of_now_and_of_before_do(famil
 
 @pytest.mark.usefixtures("exactly")
 def test_a_field_that_only_another_lets_through_is_found() -> None:
-    trials = Trials(reference.config_class("qwen3"), 1)
+    trials = Trials(hf.config_class("qwen3"), 1)
     found = configurations(trials, random.Random(0), fresh=False)
     moving = {name for change in found.search.moving for name in change.fields}
     assert {
@@ -163,7 +164,7 @@ def test_a_field_that_only_another_lets_through_is_found() -> None:
 @pytest.mark.usefixtures("exactly")
 def test_layers_of_every_kind_are_in_a_small_model() -> None:
     """By default DeepSeek-V3's first three layers are dense: three layers would have no expert."""
-    trials = Trials(reference.config_class("deepseek_v3"), 1)
+    trials = Trials(hf.config_class("deepseek_v3"), 1)
     values = small(trials).plain
     saved = trials.outcome(values).saved
     assert values["num_hidden_layers"] == 3
@@ -173,11 +174,11 @@ def test_layers_of_every_kind_are_in_a_small_model() -> None:
 
 @pytest.mark.usefixtures("exactly")
 def test_what_is_kept_in_fp32_is_saved_so_and_bf16_cannot_hold_it() -> None:
-    family = reference.config_class("deepseek_v3")
+    family = hf.config_class("deepseek_v3")
     trials = Trials(family, 1)
     config = family(**small(trials).plain)
     for seed, middle in ((0, 7.0), (1, 0.0)):
-        saved = reference.saved_tensors(reference.drawn(config, seed))
+        saved = hf.saved_tensors(hf.drawn(config, seed))
         (bias, *_) = [tensor for name, tensor in saved.items() if name.endswith("e_score_correction_bias")]
         assert bias.dtype == torch.float32
         assert not torch.equal(bias, bias.bfloat16().to(bias))
@@ -187,7 +188,7 @@ def test_what_is_kept_in_fp32_is_saved_so_and_bf16_cannot_hold_it() -> None:
 
 @pytest.mark.usefixtures("exactly")
 def test_the_audit_names_what_no_case_moves() -> None:
-    family = reference.config_class("llama")
+    family = hf.config_class("llama")
     trials = Trials(family, 1)
     plain = small(trials).plain
     search = Search(trials, plain, family(**plain).to_dict())
@@ -202,7 +203,7 @@ def test_the_audit_names_what_no_case_moves() -> None:
 
 @pytest.mark.usefixtures("exactly")
 def test_a_weight_that_is_never_used_is_seen() -> None:
-    model = reference.drawn(reference.config_class("llama")(**small_llama()), 0)
+    model = hf.drawn(hf.config_class("llama")(**small_llama()), 0)
     model.register_parameter("idle", nn.Parameter(torch.ones(3)))
     weights = Weights()
     weights.look("00-plain", model, model.state_dict(), [torch.arange(9)])
@@ -218,7 +219,7 @@ def small_llama() -> dict[str, int]:
 
 @pytest.mark.usefixtures("exactly")
 def test_a_change_that_looks_ahead_is_left_to_a_case_of_its_own() -> None:
-    trials = Trials(reference.config_class("gemma3_text"), 1)
+    trials = Trials(hf.config_class("gemma3_text"), 1)
     values = small(trials).plain
     assert trials.causal(values)
     assert not trials.causal(values | {"use_bidirectional_attention": True})
@@ -226,7 +227,7 @@ def test_a_change_that_looks_ahead_is_left_to_a_case_of_its_own() -> None:
 
 @pytest.mark.usefixtures("exactly")
 def test_a_family_that_cannot_be_run_is_no_pass() -> None:
-    trials = Trials(reference.config_class("llama"), 1)
+    trials = Trials(hf.config_class("llama"), 1)
     with pytest.raises(PtwError, match="the reference can't run the case 'odd'"):
         trials.demand(small_llama() | {"hidden_size": 33}, "odd")
 
@@ -252,7 +253,7 @@ def test_acceptance_draws_afresh_and_from_its_seed_alone(tmp_path: Path) -> None
     said = []
     for seed in (3, 3, 4):
         folder = tmp_path / str(len(said))
-        make_cases.main("llama", "acceptance", seed, folder)
+        draw.main("llama", "acceptance", seed, folder)
         one = Family("llama", folder)
         files = sorted(one.folder.rglob("*.json")) + sorted(one.folder.rglob("*.safetensors"))
         said.append({file.relative_to(folder): file.read_bytes() for file in files})
@@ -275,7 +276,7 @@ def test_the_same_name_draws_the_same_numbers() -> None:
     UNPORTED,
 )
 def test_a_family_without_a_port_is_stressed_as_well(model_type: str, tmp_path: Path) -> None:
-    make_cases.main(model_type, "practice", 0, tmp_path)
+    draw.main(model_type, "practice", 0, tmp_path)
     said = json.loads((tmp_path / "audit.json").read_text())
     assert said["holes"] == []
     assert len(Family(model_type, tmp_path).names) > 20

@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ptw.ports.port import load_port
-from ptw.verify import extra_cases, sandbox, trace_port, trace_reference
+from ptw.verify import extra_cases, sandbox
 from ptw.verify.cases import Family
 from ptw.verify.judge import of_verifier
+from ptw.verify.port import trace as trace_port
+from ptw.verify.reference import trace as trace_reference
 from ptw.verify.subject import probes
 from ptw.workspace import rooms
 from tests.verify import small_case

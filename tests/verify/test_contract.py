@@ -9,8 +9,9 @@ import torch
 
 import ptw
 from ptw.ports.port import load_port
-from ptw.verify import judge, subject, trace_port
+from ptw.verify import judge, subject
 from ptw.verify.judge import Verifier
+from ptw.verify.port import trace
 from ptw.workspace import rooms
 from tests.verify.conftest import Answered
 
@@ -183,7 +184,7 @@ def test_a_port_computes_one_way(
     port = load_port(root / "models" / "llama.py")
     case = one.case("plain")
     given = one.family.given / case
-    ours = trace_port.trace(port, root, subject.probes({"consistency": verifier.file}), given, root)
+    ours = trace.trace(port, root, subject.probes({"consistency": verifier.file}), given, root)
     ours["/source"] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
     values = verifier.measure(
         judge.of_verifier(ours, "consistency"), judge.of_verifier(one.theirs(case), "consistency")

@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from ptw.verify import reference
+from ptw.verify.drawing.informative import informative_weights
+from ptw.verify.drawing.sizes import PLAIN_SIZES, native
 from ptw.verify.exact import exact
-from ptw.verify.informative import informative_weights
-from ptw.verify.sizes import PLAIN_SIZES, native
+from ptw.verify.reference import hf
 
 FAMILIES = ("llama", "qwen3", "gemma3_text", "qwen3_moe")
 TOKENS = 120
@@ -68,8 +68,8 @@ def test_attention_is_peaked_and_weights_fit_bf16(model_type: str, monkeypatch: 
 
     monkeypatch.setattr(torch.nn.functional, "softmax", watched)
     with exact(), torch.no_grad():
-        model = reference.drawn(_config(model_type), seed=5)
-        reference.forward(model, torch.arange(TOKENS) % PLAIN_SIZES["vocab_size"])
+        model = hf.drawn(_config(model_type), seed=5)
+        hf.forward(model, torch.arange(TOKENS) % PLAIN_SIZES["vocab_size"])
     assert 1.2 < sum(spreads) / len(spreads) < 2.6
     for name, tensor in model.named_parameters():
         assert torch.equal(tensor, tensor.to(torch.bfloat16).double()), name
@@ -77,5 +77,5 @@ def test_attention_is_peaked_and_weights_fit_bf16(model_type: str, monkeypatch: 
 
 
 def _config(model_type: str) -> object:
-    family = reference.config_class(model_type)
+    family = hf.config_class(model_type)
     return family(**native(family, PLAIN_SIZES))

@@ -9,9 +9,10 @@ import torch
 
 from ptw.errors import PtwError
 from ptw.ports.port import load_port
-from ptw.verify import judge, subject, trace_port
+from ptw.verify import judge, subject
 from ptw.verify.judge import Verifier, read_verifiers
-from ptw.verify.report import Measured, PortReport, Report
+from ptw.verify.port import trace
+from ptw.verify.reports.report import Measured, PortReport, Report
 from ptw.workspace import rooms
 from tests.verify.conftest import VERIFIERS, Answered
 
@@ -76,7 +77,7 @@ def test_a_stock_verifier_fails_on_nan(
     root = write_port("llama", text_of("llama"))
     port = load_port(root / "models" / "llama.py")
     asked = subject.probes({name: verifier.file})
-    said = trace_port.trace(port, root, asked, one.family.given / case, tmp_path / "handed")
+    said = trace.trace(port, root, asked, one.family.given / case, tmp_path / "handed")
     numbers = {key for key, tensor in said.items() if tensor.is_floating_point()}
     if not numbers:
         pytest.skip("it looks at no numbers of the port")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from ptw.verify import effects, lines, locate
 from ptw.verify.cases import Reference
-from ptw.verify.report import Divergence, Measured, PortReport
+from ptw.verify.explaining import effects, lines, locate
+from ptw.verify.reports.report import Divergence, Measured, PortReport
 from ptw.workspace import rooms
 
 PORTS = rooms.files(None, "models")

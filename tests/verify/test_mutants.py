@@ -13,10 +13,10 @@ from ptw.errors import PtwError
 from ptw.verify import cases
 from ptw.verify.cases import Reference
 from ptw.verify.judge import Verifier, read_verifiers
-from ptw.verify.mutant_report import Fate, Kill, MutantReport
-from ptw.verify.mutant_runs import Runner
-from ptw.verify.mutate import made
-from ptw.verify.mutation import Mutant, families, mutants_of
+from ptw.verify.mutants.mutate import made
+from ptw.verify.mutants.mutation import Mutant, families, mutants_of
+from ptw.verify.mutants.report import Fate, Kill, MutantReport
+from ptw.verify.mutants.runs import Runner
 from ptw.workspace import rooms
 
 ROOT = Path(__file__).resolve().parents[2]

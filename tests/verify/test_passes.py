@@ -26,7 +26,7 @@ def test_each_kind_of_case_and_each_circumstance_is_a_pass_of_its_own() -> None:
     assert [one.name for one in found][:2] == ["together", "sharded"]
     by_name = {one.name: one for one in found}
     assert {one.name for one in by_name["sharded"].verifiers} == {"sharding"}
-    assert by_name["sharded"].module == "ptw.verify.trace_sharded"
+    assert by_name["sharded"].module == "ptw.verify.port.trace_sharded"
     assert by_name["speed"].alone
     assert by_name["checkpoint"].folder == "checkpoint"
     assert by_name["together"].folder == "given"

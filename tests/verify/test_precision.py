@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from ptw.ports.port import load_port
-from ptw.verify import cases, judge, subject, trace_port
+from ptw.verify import cases, judge, subject
 from ptw.verify.cases import Reference
 from ptw.verify.judge import Verifier
+from ptw.verify.port import trace
 from tests.verify.conftest import ROOT, VERIFIERS, Answered
 
 ASKED = ("logits", "packing", "decode", "consistency", "contract", "gradients", "precision")
@@ -209,7 +210,7 @@ def failing(
         one = one_case(edit.port)
         name = one.case(CASES[edit.port])
         probes = subject.probes({verifier: VERIFIERS[verifier] for verifier in ASKED})
-        ours = trace_port.trace(port, root, probes, one.family.given / name, root / "handed")
+        ours = trace.trace(port, root, probes, one.family.given / name, root / "handed")
         ours["/source"] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
         theirs, found = one.theirs(name), {}
         for verifier in (stock_verifiers[name] for name in ASKED):

@@ -13,11 +13,21 @@ import pytest
 from rich.console import Console
 
 from ptw.verify.cases import Family
-from ptw.verify.explain import with_audit
-from ptw.verify.junit import as_junit
-from ptw.verify.report import Audit, Change, Divergence, Effect, Heat, Measured, Note, PortReport, Report
-from ptw.verify.report_html import as_html, colour, place
-from ptw.verify.report_text import show
+from ptw.verify.explaining.explain import with_audit
+from ptw.verify.reports.html import as_html, colour, place
+from ptw.verify.reports.junit import as_junit
+from ptw.verify.reports.report import (
+    Audit,
+    Change,
+    Divergence,
+    Effect,
+    Heat,
+    Measured,
+    Note,
+    PortReport,
+    Report,
+)
+from ptw.verify.reports.text import show
 
 HOSTILE = "<script>alert(1)</script> \x00\x1b[31m ]]> {{ 7 * 7 }} \"'&amp; \ud800"
 VOID = {"meta", "rect", "br"}

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from ptw.ports.port import load_port
-from ptw.verify import sandbox, trace_port, trace_reference
+from ptw.verify import sandbox
 from ptw.verify.judge import of_verifier
+from ptw.verify.port import trace as trace_port
+from ptw.verify.reference import trace as trace_reference
 from ptw.verify.subject import Tensors, probes
 from ptw.workspace import rooms
 from tests.verify import small_case
@@ -93,7 +95,7 @@ def sharded(
         inputs = {"workspace": write_port("llama", text), "cases": asked.given, "verifiers": room}
         limits = sandbox.Limits(seconds=60)
         return sandbox.run_apart(
-            "ptw.verify.trace_sharded", inputs, output, limits, processes=2, linked=True
+            "ptw.verify.port.trace_sharded", inputs, output, limits, processes=2, linked=True
         ), output
 
     return run
@@ -163,7 +165,7 @@ def test_this_machine_can_be_asked_whether_it_can(tmp_path: Path) -> None:
         output = tmp_path / f"linked-{linked}"
         inputs = {"gate": tmp_path / "gate"}
         limits = sandbox.Limits(seconds=60)
-        outcome = sandbox.run_apart("ptw.verify.try_sharded", inputs, output, limits, 2, linked=linked)
+        outcome = sandbox.run_apart("ptw.verify.port.try_sharded", inputs, output, limits, 2, linked=linked)
         assert (output / "tried").exists() == linked
         assert (outcome.error == "") == linked
     assert torch.distributed.is_gloo_available()

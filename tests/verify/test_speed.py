@@ -10,7 +10,10 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 from ptw.errors import PtwError
-from ptw.verify import enlarge, judge, port_speed, reference_speed
+from ptw.verify import judge
+from ptw.verify.drawing import enlarge
+from ptw.verify.port import speed as port_speed
+from ptw.verify.reference import speed as reference_speed
 from ptw.verify.subject import Tensors
 from ptw.workspace import rooms
 from tests.verify import small_case

@@ -12,7 +12,7 @@ from git import Actor, Repo
 from ptw.errors import PtwError
 from ptw.verify import sandbox, verdicts
 from ptw.verify import verify as verifying
-from ptw.verify.report import Audit, Divergence, Effect, Heat, Measured, Note, PortReport, Report
+from ptw.verify.reports.report import Audit, Divergence, Effect, Heat, Measured, Note, PortReport, Report
 from ptw.verify.verdicts import Verdicts, refuse_tracked
 from ptw.verify.verify import Request, verify
 from ptw.workspace import rooms

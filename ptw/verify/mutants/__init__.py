@@ -1,1 +1,1 @@
-"""Which mistakes are made? One file an operator family; each has `edits(source)`."""
+"""Who gates the gate? Ports with one mistake each."""

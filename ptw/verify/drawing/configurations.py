@@ -1,0 +1,243 @@
+"""Which configurations of a family show its mistakes? A plain one, stressed ones, and one a field.
+
+Nothing is listed by family: fields come from its config class, and whether one matters is found by trying it
+on the reference. Imports transformers: runs in the case maker's process only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ptw.verify.drawing import rope_keys, ropes
+from ptw.verify.drawing.fields import FULL, WINDOWED, Alternatives, apply, family_fields
+from ptw.verify.drawing.search import Change, Search
+from ptw.verify.drawing.sizes import WINDOW, Sizes, layers_name, native, odd, small
+from ptw.verify.drawing.trials import Trials, Values
+
+THOROUGH, ORDINARY, FIELD = "thorough", "ordinary", "field"
+COMBINATIONS = 6  # of two changes each, at acceptance
+Moving = dict[str, list[Change]]  # by field
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """`values` make the config; `changes` are what it is there for (empty for the plain one)."""
+
+    name: str
+    kind: str
+    values: Values
+    changes: Values = field(default_factory=dict)
+    fields: tuple[str, ...] = ()  # that it moves
+    spelling: str = ""  # of RoPE in config.json: today's, or the key by which older ones name the type
+    outliers: bool = False  # a few channels far larger than the rest
+
+
+@dataclass
+class Found:
+    """A family's configurations and how they were found."""
+
+    sizes: Sizes
+    search: Search
+    configurations: list[Configuration]
+
+
+def configurations(trials: Trials, draw: random.Random, *, fresh: bool) -> Found:
+    """The plain configuration first. `fresh`: sizes and numbers are drawn, else they are always the same."""
+    family = trials.family
+    sizes = small(trials)
+    plain = sizes.plain
+    other = odd(trials, sizes, draw, fresh=fresh)
+    search = Search(trials, plain, _resolved(family, plain))
+    scaled = list(ropes.scalings(trials, other if fresh else plain, sizes, draw, fresh=fresh))
+    search.alone(family_fields(family, plain), Alternatives(family, plain, sizes.names, draw, fresh))
+    rope_keys.unscaled_keys(search)
+    kinds: dict[str, ropes.Scaling] = {}
+    for scaling in ropes.scalings(trials, plain, sizes, random.Random(0), fresh=False):
+        search.moving.append(scaling.change)
+        kinds[scaling.kind] = scaling  # of two of a type the wider
+    brief = {scaling.kind: rope_keys.keys(search, scaling) for scaling in kinds.values()}
+    ropes.elsewhere(search, sizes)
+    search.together()
+    found = [Configuration("plain", THOROUGH, plain), *_thorough(search, sizes, other, draw, fresh)]
+    base = other if fresh else plain
+    found += (
+        Configuration(
+            f"rope {one.name}",
+            ORDINARY,
+            base | one.change.all,
+            one.change.all,
+            ("rope_parameters", *brief.get(one.kind, ())),
+            one.spelling,
+        )
+        for one in scaled
+    )
+    found += _combined(search, other, draw) if fresh else ()
+    found += _by_field(search)
+    return Found(sizes, search, found)
+
+
+def _resolved(family: Any, values: Values) -> Values:
+    config = family(**values)
+    rope = getattr(config, "rope_parameters", None)
+    return {**config.to_dict(), "rope_parameters": rope}
+
+
+def _thorough(
+    search: Search, sizes: Sizes, other: Values, draw: random.Random, fresh: bool
+) -> Iterator[Configuration]:
+    trials, plain = search.trials, search.base
+    tied = _tie(trials, other)
+    yield Configuration("odd sizes", THOROUGH, other | tied, tied or _differing(plain, other), tuple(tied))
+    by_field: Moving = {}
+    moving = [change for change in search.moving if _is_declared(change, search)]
+    for change in moving:
+        for name in change.fields:
+            by_field.setdefault(name, []).append(change)
+    switches = [change for change in moving if _is_switch(change)]
+    yield from _merged("switches", search, other, _window_for(switches, search), fresh)
+    numbers = [
+        change
+        for change in _firsts(by_field)
+        if _is_number(change) and not change.gate and "." not in change.fields[0]
+    ]
+    numbers += [change for change in search.moving if change.fields == ("rope_parameters.rope_theta",)]
+    yield from _merged("numbers", search, plain, [one for one in numbers if not one.gate], fresh)
+    windows = _windows(trials, other, draw)
+    if windows:
+        yield Configuration("windows", THOROUGH, other | windows, windows, tuple(windows))
+    every = [draw.choice(changes) if fresh else changes[0] for changes in by_field.values()]
+    every = [
+        change for change in every if not _is_size(change, sizes) and "rope_parameters" not in change.all
+    ]
+    if fresh:
+        draw.shuffle(every)
+    # one RoPE first: of the keys only its own are left
+    scaled = [change for change in search.moving if change.fields == ("rope_parameters",)]
+    keys = [change for change in search.moving if "rope_parameters" in change.gate]
+    if scaled:
+        one = draw.choice(scaled) if fresh else max(scaled, key=lambda scaling: _keys_of(scaling, keys))
+        every = [one, *keys, *every]
+    yield from _merged("everything", search, other | tied, every, fresh)
+    if fresh:
+        yield Configuration("outliers", ORDINARY, plain, {}, outliers=True)
+
+
+def _keys_of(scaling: Change, keys: list[Change]) -> int:
+    return sum(change.gate == scaling.all for change in keys)
+
+
+def _merged(
+    name: str, search: Search, base: Values, changes: Iterable[Change], fresh: bool
+) -> Iterator[Configuration]:
+    """As many of these as run and still move the output beside one another, each added to what is there."""
+    trials, values = search.trials, base
+    added: Values = {}
+    fields: list[str] = []
+    for change in changes:
+        beside = _beside(change, values)
+        if beside is None or set(change.fields) <= set(fields):
+            continue
+        after = apply(values, beside, search.defaults)
+        if trials.moves(values, after) and trials.causal(after):
+            values, added = after, added | beside
+            fields += change.fields
+    if fields:
+        yield Configuration(name, THOROUGH, values, added, tuple(dict.fromkeys(fields)))
+
+
+def _beside(change: Change, values: Values) -> Values | None:
+    """What it changes in these values; None for a key of a RoPE that isn't theirs."""
+    needed = change.gate.get("rope_parameters")
+    if needed is None:
+        return change.all
+    if ropes.types(needed) != ropes.types(values.get("rope_parameters") or {}):
+        return None
+    return change.values
+
+
+def _tie(trials: Trials, base: Values) -> Values:
+    default = bool(getattr(trials.family(**base), "tie_word_embeddings", False))
+    flipped = native(trials.family, {"tie_word_embeddings": not default})
+    return flipped if flipped and trials.moves(base, base | flipped) else {}
+
+
+def _windows(trials: Trials, base: Values, draw: random.Random) -> Values:
+    """Windows far below the prompt, in some layers only, in an order that no rule would give."""
+    family = trials.family
+    window = native(family, {"sliding_window": draw.randrange(5, 40)})
+    layers = base.get(layers_name(family), 0)
+    kinds = native(family, {"layer_types": [WINDOWED, FULL, WINDOWED, WINDOWED, FULL][:layers]})
+    switch = native(family, {"use_sliding_window": True})
+    for changes in (window | switch | kinds, window | switch, window, kinds):
+        if changes and trials.moves(base, base | changes):
+            return changes
+    return {}
+
+
+def _window_for(switches: list[Change], search: Search) -> list[Change]:
+    """A window that a switch brings is short enough to show."""
+    return [
+        Change(change.fields, {"sliding_window": WINDOW} | change.values, change.gate)
+        if "sliding_window" in search.base and any("window" in name for name in change.fields)
+        else change
+        for change in switches
+    ]
+
+
+def _combined(search: Search, base: Values, draw: random.Random) -> Iterator[Configuration]:
+    """Two changes at a time that both move the output, whichever comes first."""
+    trials, moving = search.trials, [one for one in search.moving if _is_declared(one, search)]
+    found = 0
+    for _ in range(8 * COMBINATIONS):
+        if found == COMBINATIONS or len(moving) < 2:
+            return
+        first, second = draw.sample(moving, 2)
+        if set(first.all) & set(second.all) or not trials.causal(search.with_all([first, second])):
+            continue
+        alone = [apply(base, one.all, search.defaults) for one in (first, second)]
+        both = apply(alone[0], second.all, search.defaults)
+        if all(trials.moves(one, both) for one in alone):
+            found += 1
+            changes = first.all | second.all
+            fields = (*first.fields, *second.fields)
+            yield Configuration(f"combination {found}", ORDINARY, both, changes, fields)
+
+
+def _by_field(search: Search) -> Iterator[Configuration]:
+    """The unchanged one first, then each change that moves the output."""
+    yield Configuration("field-base", FIELD, search.base)
+    seen: set[str] = set()
+    for change in search.moving:
+        values = search.with_all([change])
+        if str(values) not in seen and change.fields != ("rope_parameters",):
+            seen.add(str(values))
+            yield Configuration(f"field {change.name}", FIELD, values, change.all, change.fields)
+
+
+def _is_declared(change: Change, search: Search) -> bool:
+    """What the code only happens to read has a case of its own, where refusing it costs no other field."""
+    return all(name.partition(".")[0] in search.defaults for name in change.all)
+
+
+def _firsts(by_field: Moving) -> list[Change]:
+    return [changes[0] for changes in by_field.values()]
+
+
+def _is_switch(change: Change) -> bool:
+    known = any("rope_" in name or name == "tie_word_embeddings" for name in change.all)
+    return not known and any(isinstance(value, bool) for value in change.values.values())
+
+
+def _is_number(change: Change) -> bool:
+    return all(isinstance(value, float) for value in change.values.values())
+
+
+def _is_size(change: Change, sizes: Sizes) -> bool:
+    return any(name in sizes.names and name != "sliding_window" for name in change.values)
+
+
+def _differing(before: Values, after: Values) -> Values:
+    return {name: value for name, value in after.items() if before.get(name) != value}

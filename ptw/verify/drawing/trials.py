@@ -1,0 +1,161 @@
+"""What does the reference compute for these values? Each is tried once, on one short document.
+
+Imports transformers: runs in the case maker's process only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptw.errors import PtwError
+from ptw.verify.drawing.fields import sources
+from ptw.verify.drawing.informative import Weights, generator
+from ptw.verify.drawing.routing import Watch
+from ptw.verify.reference import hf
+
+Values = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+MOVED = 1e-12  # relative: above rounding in fp64, below any effect
+LENGTH = 70  # tokens: longer than the window and than the original context of what scales RoPE
+BRIEF = 20
+TOKENS = 60  # below every vocabulary that is drawn
+TIED = 1e-6  # of the spread of a router's scores: closer ones may be decided either way
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it: logits and the checkpoint's tensors, or what the reference said against it."""
+
+    error: str = ""
+    failed: Any = None  # the code of the reference's function that failed
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    saved: Tensors = field(default_factory=dict)
+    routed: bool = False
+
+    @property
+    def runs(self) -> bool:
+        return not self.error
+
+    @property
+    def complaint(self) -> str:
+        """What was said, and the text of the function that failed: they name what is at fault."""
+        with contextlib.suppress(OSError):
+            return f"{self.error} {inspect.getsource(self.failed) if self.failed else ''}"
+        return self.error
+
+
+class Trials:
+    """The reference's outcome for values that were tried, with the same weights wherever shapes allow."""
+
+    def __init__(self, family: Any, seed: int) -> None:
+        self.family, self.seed = family, seed
+        self.weights = Weights(seed)
+        self.outcomes: dict[tuple[str, int], Outcome] = {}
+        # no mode in the way of every operation where the family's code never chooses
+        self.routes = any("topk" in text for text in sources(family))
+        self.quick: bool | None = None  # whether a model may do without initialisation
+        self.causals: dict[str, bool] = {}
+        self.ids = torch.randint(0, TOKENS, (LENGTH,), generator=generator(seed, "tried"))
+
+    def outcome(self, values: Values, length: int = LENGTH) -> Outcome:
+        """Of these values, on the first `length` tokens."""
+        said = json.dumps(values, sort_keys=True)
+        if (said, length) not in self.outcomes:
+            self.outcomes[said, length] = self._run(json.loads(said), self.ids[:length])
+        return self.outcomes[said, length]
+
+    def runs(self, values: Values) -> bool:
+        return self.outcome(values).runs
+
+    def moves(self, before: Values, after: Values) -> bool:
+        """Whether both run and differ in output or in what their checkpoints hold."""
+        first, second = self.outcome(before), self.outcome(after)
+        return first.runs and second.runs and differ(first, second)
+
+    def moves_briefly(self, before: Values, after: Values) -> bool:
+        """The same on a document that is shorter than every bound."""
+        first, second = self.outcome(before, BRIEF), self.outcome(after, BRIEF)
+        return first.runs and second.runs and differ(first, second)
+
+    def causal(self, values: Values) -> bool:
+        """Whether no token's output depends on a later one, as in a decoder."""
+        key = json.dumps(values, sort_keys=True)
+        if key not in self.causals:
+            other = self.ids.clone()
+            other[-LENGTH // 2 :] = (other[-LENGTH // 2 :] + 1) % TOKENS
+            first, second = self.outcome(values), self._run(json.loads(key), other)
+            seen = first.logits[: LENGTH // 2] - second.logits[: LENGTH // 2]
+            self.causals[key] = (
+                first.runs and second.runs and float(seen.norm()) <= MOVED * float(first.logits.norm())
+            )
+        return self.causals[key]
+
+    def demand(self, values: Values, name: str) -> None:
+        """PtwError if the reference can't run it: too few cases must not look like a pass."""
+        if error := self.outcome(values).error:
+            raise PtwError(f"the reference can't run the case {name!r}: {error}")
+
+    def model(self, values: Values) -> nn.Module:
+        """A model of these values, its weights those of every trial: not to be written to."""
+        return self._built(self.family(**json.loads(json.dumps(values))))
+
+    def _built(self, config: Any) -> nn.Module:
+        """Not initialised where that makes no difference, which is seen the first time."""
+        if not self.quick:
+            whole = self.weights.fill(hf.build(config), lambda: hf.build(config))
+            if self.quick is None:
+                model = self.weights.fill(hf.unfilled(config), lambda: hf.build(config))
+                first, second = (hf.forward(one, self.ids) for one in (model, whole))
+                self.quick = bool(torch.equal(first, second))
+            return whole
+        return self.weights.fill(hf.unfilled(config), lambda: hf.build(config))
+
+    def _run(self, values: Values, ids: Tensor) -> Outcome:
+        try:
+            model = self._built(self.family(**values))
+            watch = Watch()
+            with watch if self.routes else contextlib.nullcontext():
+                logits = hf.forward(model, ids)
+            if not bool(torch.isfinite(logits).all()):
+                return Outcome("its logits are not finite")
+            if watch.closest < TIED:
+                return Outcome("two experts are as good as one another")
+            return Outcome("", None, logits, hf.saved_tensors(model), watch.used)
+        except Exception as error:  # whatever the reference can't build or run is no case of this family
+            return Outcome(f"{type(error).__name__}: {error}", _where(error))
+
+
+def differ(first: Outcome, second: Outcome) -> bool:
+    """In the shape of logits or checkpoint, or by more than rounding."""
+    if first.logits.shape != second.logits.shape or shapes(first.saved) != shapes(second.saved):
+        return True
+    return bool((first.logits - second.logits).norm() > MOVED * first.logits.norm())
+
+
+def _where(error: Exception) -> Any:
+    """The innermost function of a family's own module."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [frame.f_code for frame in frames if ".models." in frame.f_globals.get("__name__", "")]
+    return own[-1] if own else None
+
+
+def shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(tensor.numel() for tensor in unique(model.parameters()))
+
+
+def unique(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return list({id(tensor): tensor for tensor in tensors}.values())

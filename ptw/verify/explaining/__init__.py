@@ -1,0 +1,1 @@
+"""Why does a port fail, in words, and where?"""

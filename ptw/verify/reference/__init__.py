@@ -1,0 +1,1 @@
+"""What does Hugging Face's own class say? In its own process, where no port is."""

@@ -1,0 +1,1 @@
+"""What did the gate find, and how is it read?"""
