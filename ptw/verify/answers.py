@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ptw.verify import cases
+from ptw.verify import cases, prune
 from ptw.verify.cases import Reference
 from ptw.verify.judge import CaseFiles
 
@@ -26,11 +26,12 @@ def ask(
 
     reads, keeps: whether the cache may be read, and whether what is computed now goes into it.
     """
-    missing = []
+    missing, computed = [], cases.computing(verifiers)
     for request in (request for case in files for request in _requests(case, verifiers)):
-        kept = cache / "answers" / _name(request, verifiers)
+        kept = cache / "answers" / _name(request, computed)
         if reads and kept.exists():
             shutil.copyfile(kept, str(request["write"]))
+            prune.used(kept)
         else:
             missing.append((request, kept))
     reference.answer([request for request, _ in missing])
@@ -50,9 +51,9 @@ def _requests(case: CaseFiles, verifiers: Sequence[Path]) -> Iterator[Request]:
         yield asked | {"write": str(case.reopened), "handed": str(said)}
 
 
-def _name(request: Mapping[str, object], sources: Sequence[Path]) -> str:
+def _name(request: Mapping[str, object], computed: str) -> str:
     folders = [Path(str(request["given"]))]
     if "handed" in request:
         handed = Path(str(request["handed"]))
         folders += [handed / name for name in ("export", "adapter") if (handed / name).exists()]
-    return f"{cases.digest(*folders, sources=sources)}.safetensors"
+    return f"{cases.digest(computed, *folders)}.safetensors"

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ptw.errors import PtwError
-from ptw.verify import closure
+from ptw.verify import closure, prune
 from ptw.verify.sandbox import PACKAGE
 
 DRAWING_SECONDS, ANSWER_SECONDS = 300, 900
@@ -132,6 +132,7 @@ def draw(
         kept = cache / "cases" / _key(family.model_type, level, str(seed))
         if kept.is_dir() and level == "practice":
             shutil.copytree(kept, family.folder, dirs_exist_ok=True)
+            prune.used(kept)
         else:
             missing.append((family, kept))
     reference.draw(
@@ -158,9 +159,14 @@ def cache_folder(root: Path | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptw" / "verify"
 
 
-def digest(*folders: Path, sources: Sequence[Path] = ()) -> str:
-    """Of names and contents of the files, of the versions that compute with them, and of how they do."""
-    hashed = hashlib.sha256(_base().encode() + closure.digest([ANSWERER, *sources]).encode())
+def computing(verifiers: Sequence[Path]) -> str:
+    """Of how the reference is asked, by these verifiers, and of the versions that compute."""
+    return _base() + closure.digest([ANSWERER, *verifiers])
+
+
+def digest(computed: str, *folders: Path) -> str:
+    """Of how something is computed, and of names and contents of the files that it is computed from."""
+    hashed = hashlib.sha256(computed.encode())
     for folder in folders:
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             hashed.update(f"{file.relative_to(folder)}\0{file.stat().st_size}\0".encode())

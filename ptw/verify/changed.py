@@ -84,7 +84,7 @@ def _ports(ports: Mapping[str, Path], root: Path, changed: set[Path]) -> tuple[s
     """All of them where the gate changed, or the versions that it runs with."""
     resolved = {path.resolve() for path in changed}
     verifiers = rooms.files(root, "verifiers").values()
-    gate = {*closure.closure([*GATE.glob("*.py"), *verifiers])}
+    gate = {*closure.closure([*GATE.rglob("*.py"), *verifiers])}
     if gate & resolved or any(path.parent in (root, *root.parents) and path.name in PINS for path in changed):
         return tuple(ports)
     if any(path.parent.name in ("verifiers", "verify") and path.suffix == ".py" for path in changed):

@@ -16,7 +16,12 @@ from torch.overrides import TorchFunctionMode
 LIFTED_METHODS: dict[Any, Any] = {torch.Tensor.float: torch.Tensor.double}
 # these read the dtype as a layout of bits or as a question, not as a precision
 UNTOUCHED: frozenset[Any] = frozenset({torch.Tensor.view, torch.Tensor.is_floating_point})
-LIFTED_NAMES = {"torch.FloatTensor": "torch.DoubleTensor", "torch.float32": "torch.float64"}
+LIFTED: dict[Any, Any] = {
+    torch.float32: torch.float64,
+    "torch.FloatTensor": "torch.DoubleTensor",
+    "torch.float32": "torch.float64",
+}
+LIFTABLE = (torch.dtype, str)
 
 
 class LiftFloat32(TorchFunctionMode):
@@ -32,8 +37,12 @@ class LiftFloat32(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in UNTOUCHED:
             return func(*args, **kwargs)
-        func = LIFTED_METHODS.get(func, func)
-        return func(*map(_lift, args), **{name: _lift(value) for name, value in kwargs.items()})
+        # called for every operation: no function of our own is
+        lifted = [LIFTED.get(value, value) if isinstance(value, LIFTABLE) else value for value in args]
+        for name, value in kwargs.items():
+            if isinstance(value, LIFTABLE):
+                kwargs[name] = LIFTED.get(value, value)
+        return LIFTED_METHODS.get(func, func)(*lifted, **kwargs)
 
 
 @contextlib.contextmanager
@@ -46,11 +55,3 @@ def exact() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _lift(value: Any) -> Any:
-    if value is torch.float32:
-        return torch.float64
-    if isinstance(value, str):
-        return LIFTED_NAMES.get(value, value)
-    return value

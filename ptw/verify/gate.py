@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from ptw.errors import PtwError
-from ptw.verify import answers, cases, extra_cases, sandbox
+from ptw.verify import answers, cases, extra_cases, prune, sandbox
 from ptw.verify.cases import Family, Reference
 from ptw.verify.choose import choose
 from ptw.verify.explaining import explain
@@ -37,6 +37,7 @@ def run_gates(
     level: Level = "practice",
     seed: int | None = None,
     progress: Progress = lambda step: None,
+    reference: Reference | None = None,
     *,
     traced: bool = False,
 ) -> Report:
@@ -44,7 +45,7 @@ def run_gates(
 
     An acceptance draws a seed of its own unless one is given. PtwError for a name that nothing bears and for
     a verifier that can't be used; whatever a port does is in the report. Ports that fail are traced to where
-    they first part from the reference, with `traced` all of them.
+    they first part from the reference, with `traced` all of them. `reference` may have been started before.
     """
     chosen = choose(root, names)
     read = read_verifiers(rooms.files(root, "verifiers"))
@@ -53,7 +54,10 @@ def run_gates(
         seed = PRACTICE_SEED if level == "practice" else secrets.randbits(48)
     with tempfile.TemporaryDirectory(prefix="ptw-verify-") as folder:
         gate = _Gate(root, chosen, verifiers, level, seed, Path(folder), progress)
-        return gate.run(traced)
+        with contextlib.closing(reference or Reference()) as asked:
+            report = gate.run(asked, traced)
+    prune.prune(gate.cache)
+    return report
 
 
 class _Gate:
@@ -82,19 +86,20 @@ class _Gate:
         self.outcomes: dict[str, list[sandbox.Outcome]] = {}
         self.impossible: list[str] = []  # what this machine can't do, whatever the port
 
-    def run(self, traced: bool = False) -> Report:
+    def run(self, reference: Reference, traced: bool = False) -> Report:
         for name, file in self.ports.items():
             self._freeze(name, file)
+        # these import while the cases are drawn; the others need what is drawn after them, or quiet
+        at_once = [one for one in self.passes if one.cases == DRAWN and not one.alone]
         with contextlib.ExitStack() as stack:
-            reference = Reference()
-            stack.callback(reference.close)
-            pool = stack.enter_context(ThreadPoolExecutor(self.side_by_side))
-            kept = self.level == "practice" and cases.are_kept(list(self.ports), self.seed, self.cache)
-            if not (kept and self.keeps):
-                reference.start()  # it imports while the ports' processes do
+            pool = stack.enter_context(ThreadPoolExecutor(max(self.side_by_side, len(at_once))))
             drawn = threading.Event()
             stack.callback(drawn.set)
-            started = [pool.submit(self._run_port, name, self.passes[0], drawn) for name in self.ports]
+            started = {
+                (name, one.name): pool.submit(self._run_port, name, one, drawn)
+                for name in self.ports
+                for one in at_once
+            }
             with self.phase("drawing cases"):
                 place = self.folder / "cases"
                 families = cases.draw(list(self.ports), self.level, self.seed, place, self.cache, reference)
@@ -102,10 +107,10 @@ class _Gate:
                 drawn.set()
                 self._add_cases(families, reference)
             with self.phase("running ports", lambda: self._count(families, "outputs")):
-                for name, future in zip(self.ports, started, strict=True):
-                    self.outcomes[name] = [future.result()]
-                for later in self.passes[1:]:
-                    self._run_later(later, pool, drawn)
+                for one in at_once:
+                    self._ended(one, {name: started[name, one.name].result() for name in self.ports})
+                for one in [one for one in self.passes if one not in at_once]:
+                    self._ended(one, self._run_later(one, pool, drawn))
             with self.phase("asking the reference", lambda: self._count(families, "answers")):
                 self._ask(families, reference)
             with self.phase("judging"):
@@ -201,19 +206,25 @@ class _Gate:
             one.module, inputs, output, LIMITS, processes, go, linked=linked, shown=shown
         )
 
-    def _run_later(self, one: Pass, pool: ThreadPoolExecutor, drawn: threading.Event) -> None:
-        """Those that have cases of this kind; two processes that can't be linked are nobody's failure."""
+    def _run_later(
+        self, one: Pass, pool: ThreadPoolExecutor, drawn: threading.Event
+    ) -> dict[str, sandbox.Outcome]:
+        """Those that have cases of this kind."""
         names = [name for name in self.ports if self._names(name, one)]
         each = map if one.alone else pool.map
-        outcomes = list(each(lambda name: self._run_port(name, one, drawn), names))
-        outputs = [self.folder / "outputs" / name / one.name for name in names]
+        outcomes = each(lambda name: self._run_port(name, one, drawn), names)
+        return dict(zip(names, outcomes, strict=True))
+
+    def _ended(self, one: Pass, outcomes: Mapping[str, sandbox.Outcome]) -> None:
+        """Two processes that can't be linked are nobody's failure."""
+        outputs = [self.folder / "outputs" / name / one.name for name in outcomes]
         if one.workers > 1 and any(map(failed, outputs)) and (why := why_unlinked(self.folder / "tried")):
             verifiers = ", ".join(verifier.name for verifier in one.verifiers)
             self.impossible.append(f"{verifiers} could not be run: {why}")
             self.passes = [other for other in self.passes if other != one]
             return
-        for name, outcome in zip(names, outcomes, strict=True):
-            self.outcomes[name].append(outcome)
+        for name, outcome in outcomes.items():
+            self.outcomes.setdefault(name, []).append(outcome)
 
     def _names(self, port: str, one: Pass) -> list[str]:
         """The cases of a pass."""

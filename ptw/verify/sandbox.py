@@ -77,7 +77,7 @@ def run_apart(
     with open(status_read) as status, tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closes when this process is gone, however it went
             stdout=subprocess.DEVNULL,
             stderr=words,
             env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
@@ -148,6 +148,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 9)
     process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _spec(

@@ -45,7 +45,7 @@ class Verdicts:
 
     def __init__(self, root: Path, verifiers: Mapping[str, Path], level: str, seed: int, device: str) -> None:
         self.root, self.folder = root, root / FOLDER / "verdicts"
-        gate = closure.digest([*sorted(GATE.glob("*.py")), *verifiers.values()])
+        gate = closure.digest([*sorted(GATE.rglob("*.py")), *verifiers.values()])
         self.base = [gate, level, seed, device, list(versions()), list(sandbox.namespaces() or ())]
 
     def find(self, port: str, file: Path) -> Verdict | None:

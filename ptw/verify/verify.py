@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ptw.verify import changed, choose, sandbox, walls
+from ptw.verify import cases, changed, choose, sandbox, walls
+from ptw.verify.cases import Reference
 from ptw.verify.phases import Progress
 from ptw.verify.reports.machine import machine, versions
 from ptw.verify.reports.report import Report
@@ -84,9 +85,14 @@ def _verdicts(root: Path, request: Request) -> Verdicts | None:
 
 
 def _run(root: Path, names: Sequence[str], request: Request, progress: Progress) -> Report:
-    from ptw.verify.gate import run_gates  # imports torch
+    reference = Reference()
+    seed = PRACTICE_SEED if request.seed is None else request.seed
+    kept = request.level == "practice" and cases.are_kept(names, seed, cases.cache_folder(root))
+    if not kept:
+        reference.start()  # it imports transformers while this process imports torch
+    from ptw.verify.gate import run_gates
 
-    return run_gates(root, names, request.level, request.seed, progress, traced=request.traced)
+    return run_gates(root, names, request.level, request.seed, progress, reference, traced=request.traced)
 
 
 def _nothing_to_run(request: Request) -> Report:

@@ -49,6 +49,11 @@ def _forget(place: list[str]) -> None:
 
 
 class _Operations(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here, and keeping the compiler out of it would import it: 1.4 s."""
+        return False
+
     def __init__(self, found: dict[str, int], place: list[str]) -> None:
         super().__init__()
         self.found, self.place = found, place

@@ -29,6 +29,7 @@ VERIFIERS = {
     verifier.name: verifier.file
     for verifier in passes(judge.read_verifiers(rooms.files(None, "verifiers")))[0].verifiers
 }
+COMPUTED = cases.computing(list(VERIFIERS.values()))
 ASKED = ("configuration", "logits", "packing", "decode")  # of a port that is wrong in its numbers
 Tensors = dict[str, torch.Tensor]
 
@@ -49,7 +50,7 @@ class Answered:
     def answers(self, name: str) -> Path:
         """Where the reference's answers to a case lie."""
         given = self.family.given / name
-        kept = self.kept / cases.digest(given, sources=list(VERIFIERS.values()))
+        kept = self.kept / cases.digest(COMPUTED, given)
         if not kept.is_dir():
             with tempfile.TemporaryDirectory() as aside:
                 self.reference.answer(asked(self.family, name, Path(aside)))

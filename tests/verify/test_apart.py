@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +187,47 @@ def test_a_link_into_what_a_port_may_write_is_not_followed(
         outcome, report = judged_apart("llama", LINKED.replace("@ANSWER@", repr(answer)))
     assert "no plain file" in outcome.error
     assert not report.passed
+
+
+WAITS = """
+import sys
+from pathlib import Path
+from ptw.verify import sandbox
+sandbox.run_apart("ptw.verify.port.trace", {"NAMED": Path(sys.argv[1])}, Path(sys.argv[2]))
+"""
+
+
+def test_it_ends_with_the_process_that_asked_it_however_that_ended(tmp_path: Path) -> None:
+    """Waiting for its cases, it would wait for ever."""
+    folders = {name: tmp_path / name for name in ("workspace", "cases", "gate")}
+    for folder in folders.values():
+        folder.mkdir()
+    inputs = ", ".join(f'"{name}": Path(sys.argv[1]) / "{name}"' for name in folders)
+    script = WAITS.replace('"NAMED": Path(sys.argv[1])', inputs)
+    asker = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(tmp_path / "output")])
+    try:
+        until(lambda: any("-c" in command for command in commands_below(asker.pid).values()))
+        left = commands_below(asker.pid)
+    finally:
+        asker.kill()
+        asker.wait()
+    until(lambda: not any(Path(f"/proc/{process}").exists() for process in left))
+
+
+def commands_below(process: int) -> dict[int, str]:
+    """Command lines of its children, and of theirs."""
+    found = {}
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        found[int(child)] = Path(f"/proc/{child}/cmdline").read_text()
+        found |= commands_below(int(child))
+    return found
+
+
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_port_that_sleeps_is_ended(judged_apart: Judged) -> None:

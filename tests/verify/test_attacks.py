@@ -322,7 +322,8 @@ def picked(tmp_path_factory: pytest.TempPathFactory) -> Family:
     folder, cache = tmp_path_factory.mktemp("attacks"), cases.cache_folder(ROOT)
     reference = Reference()
     (practice,) = cases.draw(["llama"], "practice", 0, folder / "practice", cache, reference)
-    kept = cache / "tests" / f"attacks-{cases.digest(practice.folder, sources=[cases.MAKER, Path(__file__)])}"
+    drawn = cases.digest(cases.computing([cases.MAKER, Path(__file__)]), practice.folder)
+    kept = cache / "tests" / f"attacks-{drawn}"
     if not kept.is_dir():
         (fresh,) = cases.draw(["llama"], "acceptance", 1, folder / "acceptance", cache, reference)
         pick(practice, "plain", folder / "picked", "plain")

@@ -133,7 +133,7 @@ def test_an_acceptance_is_drawn_afresh_and_can_be_drawn_again(workspace: Path, t
     reference = cases.Reference()
     for name, seed in (("a", first.seed), ("b", first.seed), ("c", first.seed + 1)):
         (family,) = cases.draw(["llama"], "acceptance", seed, tmp_path / name, tmp_path / "none", reference)
-        digests.append(cases.digest(family.folder))
+        digests.append(cases.digest("", family.folder))
     reference.close()
     assert digests[0] == digests[1] != digests[2]
 

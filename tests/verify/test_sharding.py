@@ -89,10 +89,13 @@ def sharded(
     """Run a text of llama's port apart, in two processes; gives what became of them and their output."""
 
     def run(text: str) -> tuple[sandbox.Outcome, Path]:
-        room, output = tmp_path / "verifiers", tmp_path / "output"
+        room, output, gate = tmp_path / "verifiers", tmp_path / "output", tmp_path / "gate"
         room.mkdir()
+        gate.mkdir()
+        (gate / trace_port.GO).touch()
         (room / "sharding.py").write_text(FILES["sharding"].read_text())
-        inputs = {"workspace": write_port("llama", text), "cases": asked.given, "verifiers": room}
+        workspace = write_port("llama", text)
+        inputs = {"workspace": workspace, "cases": asked.given, "verifiers": room, "gate": gate}
         limits = sandbox.Limits(seconds=60)
         return sandbox.run_apart(
             "ptw.verify.port.trace_sharded", inputs, output, limits, processes=2, linked=True

@@ -21,6 +21,7 @@ LARGEST_SIZE = 300
 FEW = 8
 ABSENT = "<absent>"  # the value of a field that a checkpoint leaves out
 WINDOWED, FULL = "sliding_attention", "full_attention"
+UNCOMMON = 3  # activations that practice tries beside the common ones; acceptance tries all
 COMMON_ACTIVATIONS = ("silu", "gelu_pytorch_tanh", "relu", "gelu")
 ROPES = ("rope_parameters", "rope_scaling")  # what they hold is tried key by key
 # read by the library around the model, not by the model
@@ -151,7 +152,8 @@ class Alternatives:
 
         if value in ACT2CLS:
             first = [one for one in COMMON_ACTIVATIONS if one != value]
-            return [*first, *(one for one in ACT2CLS if one not in first)]
+            others = [one for one in ACT2CLS if one not in first]
+            return [*first, *(others if self.fresh else others[:UNCOMMON])]
         return list(self._said(name))
 
     def _lists(self, value: list[Any]) -> list[Any]:

@@ -30,8 +30,7 @@ POLL_SECONDS = 0.02
 def main(folders: dict[str, str]) -> None:
     """Ask the one port of folders["workspace"] every probe on the cases that nobody else has begun."""
     root, cases, output = (Path(folders[name]) for name in ("workspace", "cases", "output"))
-    while not (Path(folders["gate"]) / GO).exists():
-        time.sleep(POLL_SECONDS)
+    await_cases(folders)
     (file,) = (root / "models").glob("*.py")
     port = find_port(root, file.stem)
     assert port is not None
@@ -48,6 +47,12 @@ def main(folders: dict[str, str]) -> None:
         except Exception:  # said in the report as this case's failure
             lines = traceback.format_exc().strip().splitlines()
             (target / "error").write_text("\n".join(lines[-TRACEBACK_LINES:]))
+
+
+def await_cases(folders: Mapping[str, str]) -> None:
+    """Until they are drawn. A process starts before: importing takes as long as drawing."""
+    while not (Path(folders["gate"]) / GO).exists():
+        time.sleep(POLL_SECONDS)
 
 
 def _trace_case(port: Port, root: Path, asked: Mapping[str, Probe], given: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ from torch import distributed
 
 from ptw.ports.port import Port, find_port
 from ptw.verify.port.sharded import ShardedPort
-from ptw.verify.port.trace import TRACEBACK_LINES, refuses
+from ptw.verify.port.trace import TRACEBACK_LINES, await_cases, refuses
 from ptw.verify.subject import Probe, Subject, ask, probes
 from ptw.workspace import rooms
 
@@ -31,6 +31,7 @@ TRIED = "tried"
 def main(folders: dict[str, str]) -> None:
     """Ask the one port of folders["workspace"] every probe, case by case, all processes the same."""
     root, cases, output = (Path(folders[name]) for name in ("workspace", "cases", "output"))
+    await_cases(folders)
     join()
     (file,) = (root / "models").glob("*.py")
     port = find_port(root, file.stem)
