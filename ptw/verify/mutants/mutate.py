@@ -30,7 +30,7 @@ from ptw.workspace import rooms
 EACH = 60  # mutants of a port that operators make, beside those made by hand
 SEED, FURTHER = 1, (2, 3)  # of acceptances: the gate's one draw, and those that look for holes
 BUDGETS = (0.5, 3.0, float("inf"))  # seconds that a mutant is asked for, before its answers are looked at
-FULL_BUDGET = 6.0  # seconds, where all verifiers are asked of every mutant
+FULL_BUDGET = 4.0  # seconds, where all verifiers are asked of every mutant
 PROGRESS = 25  # mutants between two lines
 OWN = ("mutants/trace.py", "mutants/mutate.py", "mutants/runs.py")
 GATE = (*OWN, "drawing/draw.py", "reference/trace.py", "judge.py")
