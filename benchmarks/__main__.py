@@ -11,7 +11,10 @@ NAMES = (
     "stories_sft",
     "kill_resume",
     "vllm_loads",
+    "moe_step_vs_hf",
     "beauty",
+    "mutants",
+    "refusals",
 )
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.report import Figure, publish
+from benchmarks.report import RESULTS, Figure, publish
 from ptw.verify.mutants.mutate import run_mutants
 from ptw.verify.mutants.report import MutantReport
 
@@ -20,6 +20,7 @@ def main() -> None:
         "them, tells from the reference; and by each verifier, how many it kills and how many only it kills"
     )
     publish("mutants", about, [*scores(report), *by_verifier(report)])
+    (RESULTS / "mutants.md").write_text(by_class(report), encoding="utf-8")
     if not report.passed:
         sys.exit("the gate lets mutants pass; `ptw verify --mutants` names them")
 
@@ -40,10 +41,22 @@ def scores(report: MutantReport) -> Iterator[Figure]:
 
 def by_verifier(report: MutantReport) -> Iterator[Figure]:
     for verifier, kinds in report.table().items():
-        yield Figure(f"{verifier}: mutants killed", sum(kills for kills, _ in kinds.values()))
-        yield Figure(f"{verifier}: mutants that only it kills", sum(only for _, only in kinds.values()))
-        for kind, (kills, only) in sorted(kinds.items()):
-            yield Figure(f"{verifier}, {kind}: killed (and by it alone)", f"{kills} ({only})")
+        kills, alone = (sum(count[at] for count in kinds.values()) for at in (0, 1))
+        yield Figure(f"{verifier}: mutants killed, and of these by it alone", f"{kills}, {alone}")
+
+
+def by_class(report: MutantReport) -> str:
+    """Verifiers by classes of mistakes: killed, and in brackets those that only it kills."""
+    table = report.table()
+    kinds = sorted({kind for found in table.values() for kind in found})
+    rows = [f"| {' | '.join(['verifier', *kinds])} |", "|---" * (len(kinds) + 1) + "|"]
+    for verifier, found in table.items():
+        cells = [
+            f"{kills} ({alone})" if kills else "" for kills, alone in (found.get(k, (0, 0)) for k in kinds)
+        ]
+        rows.append(f"| {' | '.join([verifier, *cells])} |")
+    head = "Mutants killed by each verifier, by class of mistake; in brackets those that only it kills.\n\n"
+    return head + "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":
