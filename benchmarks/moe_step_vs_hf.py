@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import step_vs_hf
 from benchmarks.report import Figure, medians, publish, two_threads
 
 TOKENS = 1024
@@ -33,7 +34,8 @@ ABOUT = (
     f"layers of {SHAPE['hidden_size']}, {SHAPE['num_experts']} experts of {SHAPE['moe_intermediate_size']}, "
     f"{SHAPE['num_experts_per_tok']} of them a token; one document of {TOKENS} tokens, so that attention is "
     "the same on both sides, other tokens at every step; the same losses to 1e-4; medians of "
-    f"{ROUNDS} alternating rounds; the block is the experts and their router alone, forward and backward"
+    f"{ROUNDS} alternating rounds; the block is the experts and their router alone, forward and backward; "
+    f"packed documents: the row of {step_vs_hf.WIDTH} tokens of step_vs_hf"
 )
 Step = Callable[[], float]
 
@@ -53,8 +55,10 @@ def main() -> None:
         for works in (steps, blocks):
             losses = {name: work() for name, work in works.items()}
             assert max(losses.values()) - min(losses.values()) < 1e-4 * max(losses.values()), losses
-        taken = medians(steps, ROUNDS) | medians(blocks, ROUNDS)
-    figures = [Figure(f"{name}: tokens/s", TOKENS / took) for name, took in taken.items()]
+        rows = packed_rows(checkpoint)
+        taken = medians(steps, ROUNDS) | medians(blocks, ROUNDS) | medians(rows, ROUNDS)
+    widths = {name: step_vs_hf.WIDTH if name in rows else TOKENS for name in taken}
+    figures = [Figure(f"{name}: tokens/s", widths[name] / took) for name, took in taken.items()]
     figures += [
         Figure("hf's default", chosen),
         Figure("ptw / hf's default, tokens/s", taken[f"hf {chosen}"] / taken["ptw"], want=3.0, better="more"),
@@ -69,7 +73,24 @@ def main() -> None:
             if name in blocks and not name.startswith("ptw")
         ),
     ]
+    best = min(took for name, took in taken.items() if name in rows and "ptw" not in name)
+    figures.append(
+        Figure("packed documents: ptw / the best of hf, tokens/s", best / taken["packed documents: ptw"])
+    )
     publish("moe_step_vs_hf", ABOUT, figures)
+
+
+def packed_rows(checkpoint: Path) -> dict[str, Step]:
+    """The row of skewed documents of step_vs_hf, in the forms that Hugging Face has for it."""
+    lengths = step_vs_hf.skewed_lengths()
+    forms = {"a row": False, "a document at a time": True}
+    rows = {"packed documents: ptw": step_vs_hf.ours(checkpoint, lengths)}
+    for form, alone in forms.items():
+        name = f"packed documents: hf's default, {form}"
+        rows[name] = step_vs_hf.theirs(checkpoint, lengths, "sdpa", alone=alone)
+    losses = {name: work() for name, work in rows.items()}
+    assert max(losses.values()) - min(losses.values()) < 1e-4 * max(losses.values()), losses
+    return rows
 
 
 def make(folder: Path) -> Path:
