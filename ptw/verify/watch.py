@@ -26,6 +26,7 @@ OPERATIONS = {
     **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm", "_grouped_mm", "_linear_pointwise"), "matmul"),
 }
 FUSED = {"native_layer_norm": ("mean", "var", "rsqrt"), "_fused_rms_norm": ("mean", "rsqrt")}
+STATISTICS = ("rsqrt", "sqrt", "mean", "var")  # whose rounding all numbers of a token share
 FUSED_ATTENTION = ("_scaled_dot_product_", "_flash_attention", "_efficient_attention")
 
 
@@ -57,16 +58,25 @@ class _Operations(TorchDispatchMode):
     def __init__(self, found: dict[str, int], place: list[str]) -> None:
         super().__init__()
         self.found, self.place = found, place
+        self.statistics: dict[int, tuple[str, Tensor]] = {}  # kept: a number of one that is gone comes again
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__.removesuffix("_") or func.overloadpacket.__name__
         first = next((one for one in _tensors(given) if one.is_floating_point()), None)
         if first is not None:
-            for operation, bits in _done(name, torch.finfo(first.dtype).bits):
-                key = f"{self.place[-1]}/{operation}"
-                self.found[key] = min(bits, self.found.get(key, bits))
+            bits = torch.finfo(first.dtype).bits
+            for operation, kept in _done(name, bits):
+                self._learn(operation, kept)
+            if name in STATISTICS:
+                self.statistics[id(first)] = (name, first)
+            elif name == "_to_copy" and id(args[0]) in self.statistics:  # as good as computed in it
+                self._learn(self.statistics[id(args[0])][0], bits)
         return given
+
+    def _learn(self, operation: str, bits: int) -> None:
+        key = f"{self.place[-1]}/{operation}"
+        self.found[key] = min(bits, self.found.get(key, bits))
 
 
 def _done(name: str, bits: int) -> Iterator[tuple[str, int]]:
