@@ -16,6 +16,11 @@ PLACE, GRADIENT, WAS, SAVED = "place.", "gradient.", "was.", "saved."
 NOISE = 1e-6  # of the largest gradient's norm: below it a gradient is compared with that
 
 
+def applies(metric: str, theirs: dict[str, Tensor]) -> bool:
+    """A family whose blocks have no linear layer takes no adapter."""
+    return "logits" in theirs
+
+
 def probe(subject: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """logits (T, V), gradient.KEY of the summed loss; of the port place.LAYER: is it where it belongs?"""
     if "gradient.ids" not in inputs or not subject.adapter.is_dir():
@@ -44,11 +49,16 @@ def measure(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, flo
     if "logits" in ours:
         difference_TV = ours["logits"] - theirs["logits"]
         found["relative"] = (difference_TV.norm(dim=-1) / theirs["logits"].norm(dim=-1)).max().item()
-        found["gradients"] = max(_errors(ours, theirs).values(), default=float("nan"))
+        found["gradients"] = _worst(_errors(ours, theirs))
     if f"{SAVED}logits" in theirs:
         found["saved"] = float(len(_changed(theirs)))
         found["reopened"] = float((theirs[f"{SAVED}logits"] != theirs[f"{WAS}logits"]).sum())
     return dict.fromkeys(LIMITS, float("nan")) | found
+
+
+def _worst(errors: dict[str, float]) -> float:
+    """NaN where one is, or where there are none."""
+    return torch.tensor([*errors.values()], dtype=torch.float64).max().item() if errors else float("nan")
 
 
 def explain(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:

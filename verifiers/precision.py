@@ -29,6 +29,11 @@ LEAVES = {"add", "mul", "div"}  # in what consists of parts they are everywhere
 FLOOR = 2.0**-24  # of a result: no fp32 is exacter than that
 
 
+def applies(metric: str, theirs: dict[str, Tensor]) -> bool:
+    """Of a family without inputs whose routing is as clear in bf16 there are no blocks to compare."""
+    return "logits.fp64" in theirs and (metric != "blocks" or "blocks.fp64" in theirs)
+
+
 def probe(subject: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Of both fp32 and bf16 logits (T, V), losses (D,), blocks (S, L, T, D) and what is looked at on the way.
 

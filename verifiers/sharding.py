@@ -42,9 +42,14 @@ def measure(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, flo
     difference_TV = ours["logits"] - theirs["logits"]
     return {
         "relative": (difference_TV.norm(dim=-1) / theirs["logits"].norm(dim=-1)).max().item(),
-        "gradients": max(_errors(ours, theirs).values(), default=float("nan")),
+        "gradients": _worst(_errors(ours, theirs)),
         "loss": ((ours["loss"] - theirs["loss"]) / theirs["loss"]).abs().item(),
     }
+
+
+def _worst(errors: dict[str, float]) -> float:
+    """NaN where one is, or where there are none."""
+    return torch.tensor([*errors.values()], dtype=torch.float64).max().item() if errors else float("nan")
 
 
 def explain(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:

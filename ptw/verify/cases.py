@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from typing import Any
 
 from ptw.errors import PtwError
 from ptw.verify import closure, prune
+from ptw.verify.reports.machine import processor
 from ptw.verify.sandbox import PACKAGE
 
 DRAWING_SECONDS, ANSWER_SECONDS = 300, 900
@@ -74,6 +76,7 @@ class Reference:
                 stderr=self.words,
                 env=_environment(),
                 cwd=PACKAGE.parent,
+                start_new_session=True,
             )
             threading.Thread(target=self._listen, args=[self.process], daemon=True).start()
 
@@ -87,9 +90,12 @@ class Reference:
         self._ask("enlarge", requests, DRAWING_SECONDS)
 
     def close(self) -> None:
+        """Its workers end with it."""
         if self.process is not None:
-            self.process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.communicate()
+            self.process = None
         self.words.close()
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
@@ -190,13 +196,13 @@ def publish(source: Path, target: Path) -> None:
 
 
 def versions() -> Iterator[tuple[str, str]]:
-    for name in ("transformers", "torch"):
+    for name in ("transformers", "torch", "peft"):
         yield name, metadata.version(name)
 
 
 @functools.cache
 def _base() -> str:
-    return json.dumps([list(versions()), list(sys.version_info[:2])])
+    return json.dumps([list(versions()), list(sys.version_info[:2]), processor()])
 
 
 def _key(*parts: str) -> str:

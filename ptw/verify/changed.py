@@ -87,7 +87,7 @@ def _ports(ports: Mapping[str, Path], root: Path, changed: set[Path]) -> tuple[s
     gate = {*closure.closure([*GATE.rglob("*.py"), *verifiers])}
     if gate & resolved or any(path.parent in (root, *root.parents) and path.name in PINS for path in changed):
         return tuple(ports)
-    if any(path.parent.name in ("verifiers", "verify") and path.suffix == ".py" for path in changed):
+    if any({"verifiers", "verify"} & set(path.parts[:-1]) and path.suffix == ".py" for path in changed):
         return tuple(ports)  # one was removed
     return tuple(
         name

@@ -29,6 +29,7 @@ from ptw.workspace import rooms
 Level = Literal["practice", "acceptance"]
 LIMITS = sandbox.Limits(seconds=300)
 PRACTICE_SEED = 0
+COPIES, BYTES_A_SECOND = 8, 1 << 24  # of real weights: once in fp64, in bf16, and as they are read
 
 
 def run_gates(
@@ -60,6 +61,13 @@ def run_gates(
     return report
 
 
+def _limits(weights: Sequence[Path]) -> sandbox.Limits:
+    """Room and time for real weights beside those that a port of a small model gets."""
+    held = sum(file.stat().st_size for file in weights)
+    memory = LIMITS.memory_bytes + COPIES * held
+    return replace(LIMITS, memory_bytes=memory, seconds=LIMITS.seconds + held // BYTES_A_SECOND)
+
+
 class _Gate:
     """One run. Its phases follow each other: while a port's process lives, no reference output exists."""
 
@@ -83,6 +91,7 @@ class _Gate:
         self.side_by_side = min(cores, len(ports))
         self.processes = max(1, cores // self.side_by_side)  # of each port
         self.gate = folder / "gate"
+        self.stopped = threading.Event()
         self.outcomes: dict[str, list[sandbox.Outcome]] = {}
         self.impossible: list[str] = []  # what this machine can't do, whatever the port
 
@@ -94,7 +103,9 @@ class _Gate:
         with contextlib.ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(max(self.side_by_side, len(at_once))))
             drawn = threading.Event()
-            stack.callback(drawn.set)
+            for event in (drawn, self.stopped):  # nothing outlasts this, however it ends
+                stack.callback(event.set)
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
             started = {
                 (name, one.name): pool.submit(self._run_port, name, one, drawn)
                 for name in self.ports
@@ -202,8 +213,17 @@ class _Gate:
 
         shown = list(extra_cases.files_of(inputs["cases"])) if one.cases == "checkpoint" else []
         linked = one.workers > 1
+        limits = _limits(shown)
         return sandbox.run_apart(
-            one.module, inputs, output, LIMITS, processes, go, linked=linked, shown=shown
+            one.module,
+            inputs,
+            output,
+            limits,
+            processes,
+            go,
+            linked=linked,
+            shown=shown,
+            stopped=self.stopped,
         )
 
     def _run_later(
@@ -285,7 +305,7 @@ class _Gate:
         report = judge(family.model_type, files, verifiers)
         outcomes = self.outcomes[family.model_type]
         failures = tuple(f"its process {outcome.error}" for outcome in outcomes if outcome.error)
-        report = replace(report, failures=(*failures, *report.failures), not_run=tuple(not_run))
+        report = replace(report, failures=(*failures, *report.failures), not_run=(*report.not_run, *not_run))
         drawn = [case for case in files if case.kind == DRAWN]
         report = explain.with_effects(report, family, drawn)
         return explain.with_audit(report, family, self.level)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,17 +131,25 @@ def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) 
             if any(not value <= verifier.limits[metric] for metric, value in found.items()):
                 explained += _explained(verifier, case.name, ours, theirs)
     measured, by_case = [], []
-    for verifier in verifiers:
+    not_run = [name for name, metrics in wanted.items() if not metrics]
+    for verifier in (one for one in verifiers if one.name not in not_run):
         for metric, limit in verifier.limits.items():
             worst = values.get((verifier.name, metric))
             if worst:
                 value, name = max(worst, key=lambda entry: (math.isnan(entry[0]), entry[0]))
                 measured.append(Measured(verifier.name, metric, value, float(limit), name))
                 by_case += [(verifier.name, metric, name, value) for value, name in worst]
-            elif not failures and (metric in (wanted.get(verifier.name) or verifier.limits)):
+            elif not failures and metric in wanted.get(verifier.name, verifier.limits):
                 failures.append(f"{verifier.name}: a limit without a value: no case gave {metric!r}")
     return PortReport(
-        port, tuple(measured), tuple(failures), tuple(refused), len(cases), tuple(by_case), tuple(explained)
+        port,
+        tuple(measured),
+        tuple(failures),
+        tuple(refused),
+        len(cases),
+        tuple(by_case),
+        tuple(explained),
+        not_run=tuple(f"{name} was not run: nothing of this family concerns it" for name in not_run),
     )
 
 
@@ -231,8 +240,13 @@ def of_verifier(tensors: Tensors, name: str) -> Tensors:
 def refusal(case: CaseFiles, folder: Path) -> str:
     """The refusal's text, if it names a field that the case changed; else refusing is failing."""
     message = _text(folder / "refused")
-    changes = json.loads(case.drawn.read_text())["changes"]
-    if not any(name in message for name in _names(changes)):
+    if case.kind != DRAWN:
+        raise PtwError(f"it refused a model that it is to be held to: {message}")
+    drawn = json.loads(case.drawn.read_text())
+    changes = drawn["changes"]
+    if drawn.get("required"):
+        raise PtwError(f"it refused the family's {drawn['name']}, which every port of it takes: {message}")
+    if not any(re.search(rf"\b{re.escape(name)}\b", message) for name in _names(changes)):
         said = f"it refused a configuration without naming what it does not implement: {message}"
         raise PtwError(said if changes else f"it refused the family's plain configuration: {message}")
     return message

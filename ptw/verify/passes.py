@@ -36,7 +36,7 @@ class Pass:
 
 
 def passes(verifiers: Iterable[Verifier]) -> list[Pass]:
-    """The first starts while cases are drawn; after it what needs other cases, two processes, or quiet."""
+    """Those on drawn cases start while these are drawn; after them what needs other cases, or quiet."""
     verifiers = list(verifiers)
     kinds = {(one.cases != DRAWN, one.cases, one.alone, one.workers) for one in verifiers}
     found = []
@@ -53,11 +53,13 @@ def failed(output: Path) -> bool:
 
 
 def why_unlinked(folder: Path) -> str:
-    """Why two processes can't hold one model on this machine, whatever port; empty where they can."""
+    """Why two processes can't hold one model on this machine, whatever port; empty where they could.
+
+    Only a network that is not there forgives a port: a machine that is slow or broken does not.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     limits = sandbox.Limits(seconds=TRY_SECONDS)
     outcome = sandbox.run_apart(TRY, {}, folder, limits, processes=2, linked=True)
     if (folder / TRIED).exists():
         return ""
-    loopback = [entry for entry in outcome.missing if "loopback" in entry]
-    return (loopback or outcome.error.splitlines()[-1:] or ["the processes did not agree"])[0]
+    return next((entry for entry in outcome.missing if "loopback" in entry), "")

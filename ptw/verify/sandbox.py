@@ -17,6 +17,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,7 @@ ENTER = Path(__file__).resolve().with_name("enter.py")
 HIDDEN = ("transformers", "peft", "vllm", "trl", "accelerate")
 NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child=SIGKILL")
 LAST_LINES, LAST_BYTES = 12, 1 << 16
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,14 @@ def run_apart(
     *,
     linked: bool = False,
     shown: Iterable[Path] = (),
+    stopped: threading.Event | None = None,
 ) -> Outcome:
     """Run `module.main(folders)` apart; `folders` names each input (read-only) and `output` (writable).
 
     `linked` processes may speak to each other, over a network that has nothing else; files that are `shown`
     lie where they lie outside.
     Inputs are folders made for this: they become readable for all. `go` returns when the inputs are whole:
-    the process starts before, and its seconds count from there.
+    the process starts before, and its seconds count from there. It ends when `stopped` is set.
     """
     limits = limits or Limits()
     output.mkdir(parents=True, exist_ok=True)
@@ -91,7 +95,7 @@ def run_apart(
         except BaseException:
             _end(process)
             raise
-        error = _wait(process, limits.seconds, words) or _remove_odd(output)
+        error = _wait(process, limits.seconds, words, stopped) or _remove_odd(output)
         reported = status.read()
     missing = json.loads(reported)["missing"] if reported else []
     return Outcome(error=error, missing=tuple(missing))
@@ -119,12 +123,18 @@ def readable(folder: Path) -> None:
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: int, words: IO[bytes]) -> str:
+def _wait(
+    process: subprocess.Popen[bytes], seconds: int, words: IO[bytes], stopped: threading.Event | None
+) -> str:
+    deadline = time.monotonic() + seconds
     try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        _end(process)
-        return f"took longer than its {seconds} seconds and was ended"
+        while process.poll() is None:
+            if time.monotonic() > deadline:
+                return f"took longer than its {seconds} seconds and was ended"
+            if stopped is not None and stopped.is_set():
+                return "was stopped"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=POLL_SECONDS)
     finally:
         _end(process)
     if process.returncode == 0:

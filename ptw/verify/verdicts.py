@@ -19,7 +19,7 @@ from typing import Any
 
 from ptw.errors import PtwError
 from ptw.verify import closure, sandbox
-from ptw.verify.reports.machine import versions
+from ptw.verify.reports.machine import processor, versions
 from ptw.verify.reports.report import Audit, Divergence, Effect, Heat, Measured, Note, PortReport
 
 FOLDER = Path(".ptw") / "verify"
@@ -46,19 +46,27 @@ class Verdicts:
     def __init__(self, root: Path, verifiers: Mapping[str, Path], level: str, seed: int, device: str) -> None:
         self.root, self.folder = root, root / FOLDER / "verdicts"
         gate = closure.digest([*sorted(GATE.rglob("*.py")), *verifiers.values()])
-        self.base = [gate, level, seed, device, list(versions()), list(sandbox.namespaces() or ())]
+        self.base = [
+            gate,
+            level,
+            seed,
+            device,
+            list(versions()),
+            processor(),
+            list(sandbox.namespaces() or ()),
+        ]
 
     def find(self, port: str, file: Path) -> Verdict | None:
         """The pass that was reached for exactly this, if there is one."""
         try:
-            return _restored(json.loads(self._place(port, file).read_text()))
+            return _restored(json.loads(self.place(port, file).read_text()))
         except (OSError, ValueError, TypeError, KeyError):  # none, or one that something cut short
             return None
 
-    def keep(self, port: str, file: Path, report: PortReport, not_enforced: tuple[str, ...]) -> None:
+    def keep(self, place: Path, report: PortReport, not_enforced: tuple[str, ...]) -> None:
+        """Under the `place` that was asked for before the port was read: it may have been changed since."""
         if not report.passed or sandbox.namespaces() is None:
             return
-        place = self._place(port, file)
         place.parent.mkdir(parents=True, exist_ok=True)
         values = dataclasses.asdict(report) | {"kept": time.strftime("%Y-%m-%d %H:%M:%S")}
         descriptor, aside = tempfile.mkstemp(dir=place.parent, prefix=".new-")
@@ -66,7 +74,8 @@ class Verdicts:
             json.dump({"report": values, "not_enforced": not_enforced}, stream)
         os.replace(aside, place)
 
-    def _place(self, port: str, file: Path) -> Path:
+    def place(self, port: str, file: Path) -> Path:
+        """Named by the contents of all that the verdict on this port depends on."""
         said = json.dumps([*self.base, port, closure.digest([file]), list(_checkpoints(self.root))])
         return self.folder / f"{port}-{hashlib.sha256(said.encode()).hexdigest()[:32]}.json"
 

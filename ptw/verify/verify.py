@@ -5,9 +5,10 @@ Imports nothing heavy before something has to be run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,11 +55,11 @@ def verify(root: Path, request: Request, progress: Progress = lambda step: None)
             kept[name] = found
     looked = round(time.monotonic() - start, 2)
     rest = [name for name in chosen if name not in kept]
+    before = {name: verdicts.place(name, chosen[name]) for name in rest} if verdicts else {}
     report = _run(root, rest, request, progress) if rest else _nothing_to_run(request)
-    for port in report.ports:
-        # what this machine could not run now it may run another time
-        if verdicts and not any(UNRUN in entry for entry in report.not_enforced):
-            verdicts.keep(port.port, chosen[port.port], port, report.not_enforced)
+    # what this machine could not run now it may run another time
+    if before and not any(UNRUN in entry for entry in report.not_enforced):
+        _keep(root, request, report, before, chosen)
     missing = [entry for verdict in kept.values() for entry in verdict.not_enforced]
     reports = {port.port: port for port in report.ports} | {
         name: verdict.report for name, verdict in kept.items()
@@ -84,15 +85,27 @@ def _verdicts(root: Path, request: Request) -> Verdicts | None:
     return Verdicts(root, rooms.files(root, "verifiers"), request.level, seed, "cpu")
 
 
+def _keep(
+    root: Path, request: Request, report: Report, before: Mapping[str, Path], chosen: Mapping[str, Path]
+) -> None:
+    """Verdicts on what is still as it was: text that was written meanwhile has not been verified."""
+    verdicts = _verdicts(root, request)
+    assert verdicts is not None
+    for port in report.ports:
+        place = verdicts.place(port.port, chosen[port.port])
+        if place == before[port.port]:
+            verdicts.keep(place, port, report.not_enforced)
+
+
 def _run(root: Path, names: Sequence[str], request: Request, progress: Progress) -> Report:
-    reference = Reference()
     seed = PRACTICE_SEED if request.seed is None else request.seed
     kept = request.level == "practice" and cases.are_kept(names, seed, cases.cache_folder(root))
-    if not kept:
-        reference.start()  # it imports transformers while this process imports torch
-    from ptw.verify.gate import run_gates
+    with contextlib.closing(Reference()) as reference:
+        if not kept:
+            reference.start()  # it imports transformers while this process imports torch
+        from ptw.verify.gate import run_gates
 
-    return run_gates(root, names, request.level, request.seed, progress, reference, traced=request.traced)
+        return run_gates(root, names, request.level, request.seed, progress, reference, traced=request.traced)
 
 
 def _nothing_to_run(request: Request) -> Report:

@@ -68,10 +68,13 @@ class _Operations(TorchDispatchMode):
             bits = torch.finfo(first.dtype).bits
             for operation, kept in _done(name, bits):
                 self._learn(operation, kept)
+            known, _ = self.statistics.get(id(args[0]), ("", None)) if args else ("", None)
             if name in STATISTICS:
                 self.statistics[id(first)] = (name, first)
-            elif name == "_to_copy" and id(args[0]) in self.statistics:  # as good as computed in it
-                self._learn(self.statistics[id(args[0])][0], bits)
+            elif known and name == "_to_copy":  # as good as computed in it
+                self._learn(known, bits)
+            elif known and not any(isinstance(one, Tensor) for one in args[1:]):  # a view, or a sum with eps
+                self.statistics[id(first)] = (known, first)
         return given
 
     def _learn(self, operation: str, bits: int) -> None:

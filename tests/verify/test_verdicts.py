@@ -46,9 +46,14 @@ def kept(root: Path, **changes: object) -> Verdicts:
     return Verdicts(root, **ways)  # type: ignore[arg-type]
 
 
+def keep(workspace: Path, file: Path, report: PortReport, not_enforced: tuple[str, ...]) -> None:
+    one = kept(workspace)
+    one.keep(one.place("llama", file), report, not_enforced)
+
+
 def test_a_pass_comes_back_as_it_was(workspace: Path) -> None:
     file = workspace / "models" / "llama.py"
-    kept(workspace).keep("llama", file, PASS, ("no /proc",))
+    keep(workspace, file, PASS, ("no /proc",))
     found = kept(workspace).find("llama", file)
     assert found is not None
     assert found.report.kept
@@ -58,7 +63,7 @@ def test_a_pass_comes_back_as_it_was(workspace: Path) -> None:
 
 def test_a_failure_is_not_kept(workspace: Path) -> None:
     file = workspace / "models" / "llama.py"
-    kept(workspace).keep("llama", file, replace(PASS, failures=("it crashed",)), ())
+    keep(workspace, file, replace(PASS, failures=("it crashed",)), ())
     assert kept(workspace).find("llama", file) is None
 
 
@@ -66,13 +71,13 @@ def test_nothing_is_kept_where_a_port_could_have_written_it(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox, "namespaces", lambda: None)
-    kept(workspace).keep("llama", workspace / "models" / "llama.py", PASS, ())
+    keep(workspace, workspace / "models" / "llama.py", PASS, ())
     assert not (workspace / ".ptw").exists()
 
 
 def test_whatever_it_depends_on_makes_it_another(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = workspace / "models" / "llama.py"
-    kept(workspace).keep("llama", file, PASS, ())
+    keep(workspace, file, PASS, ())
     assert kept(workspace).find("llama", file)
     for changes in ({"level": "acceptance"}, {"seed": 1}, {"device": "cuda"}):
         assert kept(workspace, **changes).find("llama", file) is None
@@ -98,7 +103,7 @@ def test_whatever_it_depends_on_makes_it_another(workspace: Path, monkeypatch: p
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"report": {}, "not_enforced": []}', "null"])
 def test_what_something_cut_short_is_no_verdict(workspace: Path, text: str) -> None:
     file = workspace / "models" / "llama.py"
-    kept(workspace).keep("llama", file, PASS, ())
+    keep(workspace, file, PASS, ())
     (place,) = (workspace / verdicts.FOLDER / "verdicts").iterdir()
     place.write_text(text)
     assert kept(workspace).find("llama", file) is None
@@ -106,14 +111,14 @@ def test_what_something_cut_short_is_no_verdict(workspace: Path, text: str) -> N
 
 def test_a_failure_written_there_is_no_pass(workspace: Path) -> None:
     file = workspace / "models" / "llama.py"
-    kept(workspace).keep("llama", file, PASS, ())
+    keep(workspace, file, PASS, ())
     (place,) = (workspace / verdicts.FOLDER / "verdicts").iterdir()
     place.write_text(place.read_text().replace('"value": 2e-15', '"value": NaN'))
     assert kept(workspace).find("llama", file) is None
 
 
 def test_verdicts_that_came_with_the_repository_are_refused(workspace: Path) -> None:
-    kept(workspace).keep("llama", workspace / "models" / "llama.py", PASS, ())
+    keep(workspace, workspace / "models" / "llama.py", PASS, ())
     refuse_tracked(workspace)
     repository = Repo.init(workspace)
     refuse_tracked(workspace)
@@ -164,7 +169,24 @@ def test_an_unchanged_port_imports_nothing_heavy(workspace: Path) -> None:
         "assert report.passed and report.ports[0].kept\n"
         "print(sorted({'torch', 'transformers', 'safetensors', 'ray'} & set(sys.modules)))"
     )
-    kept(workspace).keep("llama", workspace / "models" / "llama.py", PASS, ())
+    keep(workspace, workspace / "models" / "llama.py", PASS, ())
     environment = os.environ | {"PYTHONPATH": str(Path(verdicts.__file__).parents[2])}
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert (ran.returncode, ran.stdout) == (0, "[]\n"), ran.stderr
+
+
+def test_what_is_written_while_the_gate_runs_is_not_kept(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = workspace / "models" / "llama.py"
+
+    def run(root: Path, names: list[str], *_: object) -> Report:
+        file.write_text(file.read_text() + "# written meanwhile\n")
+        return Report("practice", 0, tuple(replace(PASS, port=name) for name in names))
+
+    monkeypatch.setattr(verifying, "_run", run)
+    assert verify(workspace, Request(["llama"])).passed
+    assert kept(workspace).find("llama", file) is None
+    monkeypatch.setattr(verifying, "_run", lambda *_: Report("practice", 0, (replace(PASS, port="llama"),)))
+    assert verify(workspace, Request(["llama"])).passed
+    assert kept(workspace).find("llama", file) is not None

@@ -22,9 +22,12 @@ OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 MOVED = 1e-3  # relative: the least that it does to the logits
 
 
-def write_adapter(model: nn.Module, seed: int, ids: Tensor, folder: Path) -> None:
-    """adapter_config.json and adapter_model.safetensors; nothing where the blocks have no nn.Linear."""
-    linears = projections(model)
+def write_adapter(model: nn.Module, seed: int, ids: Tensor, folder: Path, *, experts: bool) -> None:
+    """adapter_config.json and adapter_model.safetensors; nothing where the blocks have no nn.Linear.
+
+    experts: whether the family has any, though perhaps none in this model: PEFT goes by the family.
+    """
+    linears = projections(model, experts=experts)
     if not linears:
         return
     pairs = {name: _pair(name, linear, seed) for name, linear in linears.items()}
@@ -41,16 +44,20 @@ def write_adapter(model: nn.Module, seed: int, ids: Tensor, folder: Path) -> Non
     (folder / "adapter_config.json").write_text(json.dumps(_config(targets), indent=1, sort_keys=True))
 
 
-def projections(model: nn.Module) -> dict[str, nn.Linear]:
+def has_experts(model: nn.Module) -> bool:
+    """Whether the blocks hold matrices stacked on one another."""
+    return any(len(own.shape) > 2 for _, block in blocks(model) for own in block.parameters())
+
+
+def projections(model: nn.Module, *, experts: bool) -> dict[str, nn.Linear]:
     """Every nn.Linear inside the repeated blocks that PEFT can adapt, under its full name."""
     prefixes = tuple(f"{name}." for name, _ in blocks(model))
-    stacked = any(len(own.shape) > 2 for name, own in model.named_parameters() if name.startswith(prefixes))
     return {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
         and name.startswith(prefixes)
-        and not (stacked and name.rpartition(".")[2] in OF_EXPERTS)
+        and not (experts and name.rpartition(".")[2] in OF_EXPERTS)
     }
 
 

@@ -64,7 +64,7 @@ def _moves(
 def audit(
     search: Search, fields: Sequence[Field], cases: Mapping[str, Sequence[str]], weights: Weights
 ) -> dict[str, Any]:
-    """`cases`: by name the fields that each moves. The audit as it is written, see cases.Family."""
+    """`cases`: by name the fields that each moves. Gives the audit as it is written."""
     movers: dict[str, str] = {}
     for case, names in cases.items():
         for name in names:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ptw.verify.drawing import documents, ropes
-from ptw.verify.drawing.adapter import write_adapter
+from ptw.verify.drawing.adapter import has_experts, write_adapter
 from ptw.verify.drawing.audit import Weights, audit
 from ptw.verify.drawing.configurations import FIELD, THOROUGH, Configuration, Found, configurations
 from ptw.verify.drawing.decided import forced, is_decided, precise
@@ -28,6 +28,7 @@ from ptw.verify.exact import exact
 from ptw.verify.reference import hf
 
 NAME_LENGTH = 60
+REQUIRED = ("plain", "odd sizes")  # no port may refuse a size
 
 
 def main(model_type: str, level: str, seed: int, folder: Path) -> None:
@@ -49,6 +50,7 @@ class _Writer:
     def __init__(self, trials: Trials, draw: random.Random, folder: Path, found: Found) -> None:
         self.trials, self.draw, self.folder, self.found = trials, draw, folder, found
         self.weights = Weights()
+        self.experts = has_experts(trials.model(found.sizes.plain))
         (folder / "drawn").mkdir(parents=True, exist_ok=True)
 
     def write(self) -> None:
@@ -72,6 +74,7 @@ class _Writer:
             "kind": configuration.kind,
             "changes": _nested(configuration.changes),
             "seed": seed,
+            "required": configuration.name in REQUIRED,
         }
         (self.folder / "drawn" / f"{name}.json").write_text(json.dumps(said, indent=1))
 
@@ -113,7 +116,8 @@ class _Writer:
         if thorough:
             inputs |= self._more(config, model, routes)
             self.weights.look(name, model, saved, [inputs["nudged"]])
-            write_adapter(model, seed, inputs["nudged"], checkpoint.parent / "adapter")
+            folder = checkpoint.parent / "adapter"
+            write_adapter(model, seed, inputs["nudged"], folder, experts=self.experts)
         save_file(inputs, checkpoint.parent / "inputs.safetensors")
         return seed
 

@@ -64,7 +64,6 @@ def with_trace(
 ) -> PortReport:
     """Where the two part: traced once more on the cases that say most, the port apart and first."""
     drawn: dict[str, Mapping[str, Any]] = {name: family.drawn(name) for name in family.names}
-    drawn = {name: about for name, about in drawn.items() if about.get("kind") != "checkpoint"}
     cases = locate.to_trace(report, drawn)
     if not cases:
         return report

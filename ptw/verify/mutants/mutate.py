@@ -13,7 +13,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ BUDGETS = (0.5, 3.0, float("inf"))  # seconds that a mutant is asked for, before
 FULL_BUDGET = 4.0  # seconds, where all verifiers are asked of every mutant
 PROGRESS = 25  # mutants between two lines
 OWN = ("mutants/trace.py", "mutants/mutate.py", "mutants/runs.py")
-GATE = (*OWN, "drawing/draw.py", "reference/trace.py", "judge.py")
+GATE = (*OWN, "drawing/draw.py", "reference/trace.py", "judge.py", "apart.py", "enter.py")
 Progress = Callable[[str], None]
 
 
@@ -71,7 +71,7 @@ def run_mutants(
     read = read_verifiers(rooms.files(root, "verifiers"))
     verifiers = [verifier for verifier in read if _is_asked(verifier)]
     cache = cases.cache_folder(root)
-    fates = _Fates(cache / "mutants", verifiers, full)
+    fates = _Fates(cache / "mutants", verifiers, ports, full)
     mutants = [mutant for port, file in ports.items() for mutant in made(port, file.read_text(), each)]
     waiting = [mutant for mutant in mutants if not fates.knows(mutant)]
     progress(f"{len(mutants)} mutants of {len(ports)} ports, {len(mutants) - len(waiting)} known from before")
@@ -141,12 +141,15 @@ def _between(order: Sequence[tuple[float, str, str]], before: float, budget: flo
 class _Fates:
     """What has become of each mutant, in memory and, once it is decided, on disk."""
 
-    def __init__(self, folder: Path, verifiers: Sequence[Verifier], full: bool) -> None:
+    def __init__(
+        self, folder: Path, verifiers: Sequence[Verifier], ports: Mapping[str, Path], full: bool
+    ) -> None:
         self.folder = folder
         self.found: dict[str, Fate] = {}
         self.suspected: dict[str, Fate] = {}
         files = [PACKAGE / "verify" / name for name in GATE] + [verifier.file for verifier in verifiers]
         self.base = f"{closure.digest(files)}{tuple(cases.versions())}{DRAWS}{full}"
+        self.ports = {port: closure.digest([file]) for port, file in ports.items()}  # and what they lean on
 
     def knows(self, mutant: Mutant) -> bool:
         file = self._file(mutant)
@@ -184,5 +187,5 @@ class _Fates:
         aside.replace(self._file(mutant))
 
     def _file(self, mutant: Mutant) -> Path:
-        said = hashlib.sha256(f"{self.base}\0{mutant.port}\0{mutant.text}".encode()).hexdigest()
+        said = hashlib.sha256(f"{self.base}\0{self.ports[mutant.port]}\0{mutant.text}".encode()).hexdigest()
         return self.folder / f"{said}.json"

@@ -6,19 +6,23 @@ when its work is done. What a request makes is written to files, never sent.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+PR_SET_PDEATHSIG = 1
 Work = Callable[[dict[str, Any]], None]
 
 
 def main() -> None:
+    end_with_parent()
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -34,6 +38,12 @@ def main() -> None:
         failed = side_by_side(kinds[asked["kind"]], asked["requests"], asked["workers"])
         sys.stdout.write(json.dumps({"failed": failed}) + "\n")
         sys.stdout.flush()
+
+
+def end_with_parent() -> None:
+    """Killed by the kernel when whoever asked is gone, where the kernel can (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def draw(request: dict[str, Any]) -> None:
@@ -72,6 +82,7 @@ def side_by_side(work: Work, requests: Sequence[dict[str, Any]], workers: int) -
 
 def _work(work: Work, requests: Sequence[dict[str, Any]], taken: int, left: int) -> None:
     status = 1
+    end_with_parent()
     try:
         os.close(left)
         while number := os.read(taken, 4):

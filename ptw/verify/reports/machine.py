@@ -13,7 +13,7 @@ from ptw import __version__
 
 CPU_INFO, MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 NVIDIA = Path("/proc/driver/nvidia/gpus")
-PACKAGES = ("torch", "transformers", "safetensors")
+PACKAGES = ("torch", "transformers", "peft", "safetensors")
 
 
 def versions() -> tuple[tuple[str, str], ...]:
@@ -25,10 +25,14 @@ def machine() -> tuple[tuple[str, str], ...]:
     return tuple(_machine())
 
 
+def processor() -> str:
+    """Its name: what is compared to the bit depends on it."""
+    return _field(CPU_INFO, r"model name\s*:\s*(.+)") or platform.processor() or "unknown"
+
+
 def _machine() -> Iterator[tuple[str, str]]:
     yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
-    model = _field(CPU_INFO, r"model name\s*:\s*(.+)")
-    yield "processor", f"{model or platform.processor() or 'unknown'}, {os.cpu_count() or 1} cores"
+    yield "processor", f"{processor()}, {os.cpu_count() or 1} cores"
     kilobytes = _field(MEMORY_INFO, r"MemTotal:\s*(\d+) kB")
     if kilobytes:
         yield "memory", f"{int(kilobytes) / 2**20:.0f} GiB"
