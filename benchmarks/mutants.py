@@ -41,15 +41,13 @@ def scores(report: MutantReport) -> Iterator[Figure]:
 
 
 def by_class(report: MutantReport) -> str:
-    """Verifiers by classes of mistakes: killed, and in brackets those that only it kills."""
+    """Classes of mistakes by verifiers: killed, and in brackets those that only it kills."""
     table = report.table()
-    kinds = sorted({kind for found in table.values() for kind in found})
-    rows = [f"| {' | '.join(['verifier', *kinds])} |", "|---" * (len(kinds) + 1) + "|"]
-    for verifier, found in table.items():
-        cells = [
-            f"{kills} ({alone})" if kills else "" for kills, alone in (found.get(k, (0, 0)) for k in kinds)
-        ]
-        rows.append(f"| {' | '.join([verifier, *cells])} |")
+    rows = [f"| {' | '.join(['class', *table])} |", "|---" * (len(table) + 1) + "|"]
+    for kind in sorted({kind for found in table.values() for kind in found}):
+        counts = [found.get(kind, (0, 0)) for found in table.values()]
+        cells = [f"{kills} ({alone})" if kills else "" for kills, alone in counts]
+        rows.append(f"| {' | '.join([kind, *cells])} |")
     head = "Mutants killed by each verifier, by class of mistake; in brackets those that only it kills.\n\n"
     return head + "\n".join(rows) + "\n"
 
