@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ptw.verify.drawing import rope_keys, ropes
-from ptw.verify.drawing.fields import FULL, WINDOWED, Alternatives, apply, family_fields
+from ptw.verify.drawing.fields import ABSENT, FULL, WINDOWED, Alternatives, apply, family_fields
 from ptw.verify.drawing.search import Change, Search
-from ptw.verify.drawing.sizes import WINDOW, Sizes, layers_name, native, odd, small
-from ptw.verify.drawing.trials import Trials, Values
+from ptw.verify.drawing.sizes import WINDOW, Sizes, layers_name, native, odd, per_layer, small
+from ptw.verify.drawing.trials import TOKENS, Trials, Values
 
 THOROUGH, ORDINARY, FIELD = "thorough", "ordinary", "field"
+LAYERS = 7
 COMBINATIONS = 6  # of two changes each, at acceptance
 Moving = dict[str, list[Change]]  # by field
 
@@ -90,7 +91,11 @@ def _thorough(
 ) -> Iterator[Configuration]:
     trials, plain = search.trials, search.base
     tied = _tie(trials, other)
-    yield Configuration("odd sizes", THOROUGH, other | tied, tied or _differing(plain, other), tuple(tied))
+    # moves no output, but which embedding learns nothing
+    padded = native(trials.family, {"pad_token_id": draw.randrange(1, TOKENS)})
+    yield Configuration(
+        "odd sizes", THOROUGH, other | tied | padded, tied or _differing(plain, other), tuple(tied)
+    )
     by_field: Moving = {}
     moving = [change for change in search.moving if _is_declared(change, search)]
     for change in moving:
@@ -209,12 +214,38 @@ def _combined(search: Search, base: Values, draw: random.Random) -> Iterator[Con
 def _by_field(search: Search) -> Iterator[Configuration]:
     """The unchanged one first, then each change that moves the output."""
     yield Configuration("field-base", FIELD, search.base)
+    yield from _left_out(search)
     seen: set[str] = set()
     for change in search.moving:
         values = search.with_all([change])
         if str(values) not in seen and change.fields != ("rope_parameters",):
             seen.add(str(values))
             yield Configuration(f"field {change.name}", FIELD, values, change.all, change.fields)
+
+
+def _left_out(search: Search) -> Iterator[Configuration]:
+    """As little as a config.json may say: without all that changes nothing, the rest by its other names.
+
+    With more layers than the periods of common patterns, which then come from the family alone.
+    """
+    trials, values = search.trials, search.base
+    family = trials.family
+    changes: Values = {}
+    patterns = per_layer(family, values)
+    for name in search.base:
+        without = apply(values, {name: ABSENT}, search.defaults)
+        if trials.runs(without) and (name in patterns or not trials.moves(values, without)):
+            values, changes = without, changes | {name: ABSENT}
+    for alias, name in getattr(family, "attribute_map", {}).items():
+        renamed = {alias if held == name else held: value for held, value in values.items()}
+        if name in values and trials.runs(renamed) and not trials.moves(values, renamed):
+            values, changes = renamed, changes | {alias: values[name], name: ABSENT}
+    deeper = values | {layers_name(family): LAYERS}
+    deeper |= {name: kinds for name, kinds in per_layer(family, deeper).items() if name in values}
+    if trials.runs(deeper):
+        values, changes = deeper, changes | _differing(values, deeper)
+    if changes:
+        yield Configuration("field left out", FIELD, values, changes)
 
 
 def _is_declared(change: Change, search: Search) -> bool:

@@ -16,6 +16,7 @@ NEW_TOKENS = 6
 NUDGED_LENGTH = 9
 NO_LOSS = -100
 DRAWS = 200
+LARGEST_VOCABULARY = 400
 Tensors = dict[str, Tensor]
 Good = Callable[[list[int]], bool]
 
@@ -63,13 +64,17 @@ def inputs(config: Any, draw: random.Random, *, thorough: bool, good: Good = lam
 def gradients(config: Any, draw: random.Random) -> Tensors:
     """gradient.ids, .lengths, .targets: the next token of the same document, NO_LOSS where there is no loss.
 
-    Longer than the window. One holds the padding token, whose embedding the reference may not train.
+    Longer than the window. Together they hold every token of a small vocabulary, also the padding token:
+    the reference may not train its embedding, and trains that of every other.
     """
     vocabulary = int(config.vocab_size)
     longest = max([SHORT, *(bound for bound in bounds(config) if bound < LONG // 3)])
     lengths = [longest + draw.randrange(9, 20), draw.randrange(2, 6), 1, draw.randrange(20, 40)]
+    rest = min(vocabulary, LARGEST_VOCABULARY) - sum(lengths)
+    lengths += [rest + 1] if rest > 0 else []
     draw.shuffle(lengths)
-    documents = [[draw.randrange(vocabulary) for _ in range(length)] for length in lengths]
+    tokens = draw.sample(range(vocabulary), vocabulary) * (1 + sum(lengths) // vocabulary)
+    documents = [[tokens.pop() for _ in range(length)] for length in lengths]
     targets = [[*document[1:], NO_LOSS] for document in documents]
     # as where a prompt comes before an answer, and a word within it is left out
     first = max(range(len(lengths)), key=lambda place: lengths[place])
