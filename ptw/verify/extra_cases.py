@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from safetensors.torch import save_file
 from ptw.errors import PtwError
 from ptw.ports.checkpoint import Checkpoint, open_checkpoint
 from ptw.ports.source import held
+from ptw.verify import sandbox
 from ptw.verify.cases import Family, Reference
 from ptw.workspace import manifest
 
+COPIES, BYTES_A_SECOND = 8, 1 << 24  # of real weights: once in fp64, in bf16, and as they are read
 TEXT = Path(__file__).with_name("essay.txt")
 LEAST_TOKENS, MOST_TOKENS = 512, 768
 WHOLE = "model.safetensors"
@@ -123,3 +126,10 @@ def _ids(file: Path, config: Any) -> torch.Tensor:
         raise PtwError(f"{file}: it makes {len(ids)} tokens of a text that should have {LEAST_TOKENS}")
     most = min(MOST_TOKENS, int(config.get("max_position_embeddings") or MOST_TOKENS))
     return torch.tensor(ids[:most])
+
+
+def limits(least: sandbox.Limits, weights: Sequence[Path]) -> sandbox.Limits:
+    """Room and time for these real weights beside those that a port of a small model gets."""
+    held = sum(file.stat().st_size for file in weights)
+    memory, seconds = least.memory_bytes + COPIES * held, least.seconds + held // BYTES_A_SECOND
+    return replace(least, memory_bytes=memory, seconds=seconds)

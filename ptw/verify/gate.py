@@ -29,7 +29,6 @@ from ptw.workspace import rooms
 Level = Literal["practice", "acceptance"]
 LIMITS = sandbox.Limits(seconds=300)
 PRACTICE_SEED = 0
-COPIES, BYTES_A_SECOND = 8, 1 << 24  # of real weights: once in fp64, in bf16, and as they are read
 
 
 def run_gates(
@@ -59,13 +58,6 @@ def run_gates(
             report = gate.run(asked, traced)
     prune.prune(gate.cache)
     return report
-
-
-def _limits(weights: Sequence[Path]) -> sandbox.Limits:
-    """Room and time for real weights beside those that a port of a small model gets."""
-    held = sum(file.stat().st_size for file in weights)
-    memory = LIMITS.memory_bytes + COPIES * held
-    return replace(LIMITS, memory_bytes=memory, seconds=LIMITS.seconds + held // BYTES_A_SECOND)
 
 
 class _Gate:
@@ -212,19 +204,8 @@ class _Gate:
                 raise PtwError("drawing the cases failed")  # ends the process that waits for them
 
         shown = list(extra_cases.files_of(inputs["cases"])) if one.cases == "checkpoint" else []
-        linked = one.workers > 1
-        limits = _limits(shown)
-        return sandbox.run_apart(
-            one.module,
-            inputs,
-            output,
-            limits,
-            processes,
-            go,
-            linked=linked,
-            shown=shown,
-            stopped=self.stopped,
-        )
+        asked = (one.module, inputs, output, extra_cases.limits(LIMITS, shown), processes, go)
+        return sandbox.run_apart(*asked, linked=one.workers > 1, shown=shown, stopped=self.stopped)
 
     def _run_later(
         self, one: Pass, pool: ThreadPoolExecutor, drawn: threading.Event

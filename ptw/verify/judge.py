@@ -245,7 +245,7 @@ def refusal(case: CaseFiles, folder: Path) -> str:
     drawn = json.loads(case.drawn.read_text())
     changes = drawn["changes"]
     if drawn.get("required"):
-        raise PtwError(f"it refused the family's {drawn['name']}, which every port of it takes: {message}")
+        raise PtwError(f"it refused the family's {drawn['name']} configuration, as no port may: {message}")
     if not any(re.search(rf"\b{re.escape(name)}\b", message) for name in _names(changes)):
         said = f"it refused a configuration without naming what it does not implement: {message}"
         raise PtwError(said if changes else f"it refused the family's plain configuration: {message}")
