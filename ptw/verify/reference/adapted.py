@@ -37,7 +37,7 @@ class AdaptedReference:
             model = _adapted(hf.opened(self.checkpoint), self.folder).double()
             pairs = zip(ids.split(list(lengths)), targets.split(list(lengths)), strict=True)
             for document, answers in pairs:
-                said = model(input_ids=document[None], use_cache=False).logits[0]
+                said = hf.fresh(model)(input_ids=document[None], use_cache=False).logits[0]
                 functional.cross_entropy(said, answers, reduction="sum", ignore_index=-100).backward()
                 logits.append(said.detach())
         found = {f"gradient.{name}": own.grad for name, own in _own(model, self.folder).items()}
