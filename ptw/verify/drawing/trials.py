@@ -126,6 +126,10 @@ class Trials:
             watch = Watch()
             with watch if self.routes else contextlib.nullcontext():
                 logits = hf.forward(model, ids)
+            if hf.remembers(model):  # some versions can be asked once only: they can't decode
+                decoding: Any = hf.fresh(model)
+                for _ in range(2):
+                    decoding(ids[None], use_cache=False)
             if not bool(torch.isfinite(logits).all()):
                 return Outcome("its logits are not finite")
             if watch.closest < TIED:

@@ -98,12 +98,17 @@ def opened_at(folder: Path, dtype: torch.dtype) -> nn.Module:
 
 
 def fresh(model: nn.Module) -> nn.Module:
-    """The same parameters in a model that ran nothing: some RoPE types keep the length that they saw last."""
-    kinds = {str(getattr(module, "rope_type", "")) for module in model.modules()}
-    if not any(kind in text for text in kinds for kind in ("dynamic", "longrope")):
+    """The same parameters in a model that ran nothing, where one that ran remembers."""
+    if not remembers(model):
         return model
     shared = {id(tensor): tensor for tensor in model.parameters()}
     return copy.deepcopy(model, shared)
+
+
+def remembers(model: nn.Module) -> bool:
+    """Whether it has a RoPE of a type that keeps the length that it saw last."""
+    kinds = {str(getattr(module, "rope_type", "")) for module in model.modules()}
+    return any(kind in text for text in kinds for kind in ("dynamic", "longrope"))
 
 
 def forward(model: nn.Module, ids: Tensor) -> Tensor:
