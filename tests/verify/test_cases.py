@@ -73,6 +73,25 @@ def test_every_field_and_weight_is_moved_by_a_case_or_shown_inert(family: Family
     assert all(case in family.names for case in said["parameters"].values())
 
 
+@pytest.mark.parametrize(
+    ("model_type", "name"), [("gpt_neox", "embed_out.weight"), ("mixtral", "experts.0.w1")]
+)
+def test_a_checkpoint_stands_there_as_the_hub_has_it(model_type: str, name: str, tmp_path: Path) -> None:
+    draw.main(model_type, "practice", 0, tmp_path)
+    family = Family(model_type, tmp_path)
+    (case,) = [case for case in family.names if family.drawn(case)["name"] == "as published"]
+    checkpoint = tmp_path / "given" / case / "checkpoint"
+    assert any(name in key for key in load_file(checkpoint / "model.safetensors"))
+    with exact(), torch.no_grad():
+        ids = load_file(checkpoint.parent / "inputs.safetensors")["ids"]
+        plain = next(name for name in family.names if family.drawn(name)["name"] == "field-base")
+        same = [
+            hf.forward(hf.opened(folder), ids)
+            for folder in (checkpoint, tmp_path / "given" / plain / "checkpoint")
+        ]
+    assert torch.equal(*same)
+
+
 def test_cases_are_few_where_they_are_dear(family: Family) -> None:
     assert {family.drawn(name)["kind"] for name in family.names} == KINDS
     assert len(kinds(family, "thorough")) <= 6

@@ -34,6 +34,7 @@ class Configuration:
     fields: tuple[str, ...] = ()  # that it moves
     spelling: str = ""  # of RoPE in config.json: today's, or the key by which older ones name the type
     outliers: bool = False  # a few channels far larger than the rest
+    published: bool = False  # the checkpoint as the Hub has it, where the reference's own names are others
 
 
 @dataclass
@@ -214,6 +215,8 @@ def _combined(search: Search, base: Values, draw: random.Random) -> Iterator[Con
 def _by_field(search: Search) -> Iterator[Configuration]:
     """The unchanged one first, then each change that moves the output."""
     yield Configuration("field-base", FIELD, search.base)
+    if search.trials.published(search.base):
+        yield Configuration("as published", FIELD, search.base, published=True)
     yield from _left_out(search)
     seen: set[str] = set()
     for change in search.moving:
@@ -234,6 +237,8 @@ def _left_out(search: Search) -> Iterator[Configuration]:
     patterns = per_layer(family, values)
     for name in search.base:
         without = apply(values, {name: ABSENT}, search.defaults)
+        if trials.is_heavy(without):  # a default of a real model's size
+            continue
         if trials.runs(without) and (name in patterns or not trials.moves(values, without)):
             values, changes = without, changes | {name: ABSENT}
     for alias, name in getattr(family, "attribute_map", {}).items():

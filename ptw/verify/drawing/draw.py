@@ -83,7 +83,8 @@ class _Writer:
         outcome = self.trials.outcome(configuration.values)
         ids = self.trials.ids
         _write_config(checkpoint, _config(self.trials, configuration.values), configuration, "given")
-        save_file(outcome.saved, checkpoint / "model.safetensors", metadata={"format": "pt"})
+        saved = self.trials.published(configuration.values) if configuration.published else outcome.saved
+        save_file(saved, checkpoint / "model.safetensors", metadata={"format": "pt"})
         inputs = {"ids": ids, "lengths": torch.tensor([len(ids)])}
         save_file(inputs, checkpoint.parent / "inputs.safetensors")
         self._look(name, configuration.values, outcome.saved)

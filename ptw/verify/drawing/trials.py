@@ -28,6 +28,7 @@ Tensors = dict[str, Tensor]
 MOVED = 1e-12  # relative: above rounding in fp64, below any effect
 LENGTH = 70  # tokens: longer than the window and than the original context of what scales RoPE
 BRIEF = 20
+HEAVY = 5_000_000  # parameters
 TOKENS = 60  # below every vocabulary that is drawn
 TIED = 1e-6  # of the spread of a router's scores: closer ones may be decided either way
 
@@ -104,6 +105,18 @@ class Trials:
         """PtwError if the reference can't run it: too few cases must not look like a pass."""
         if error := self.outcome(values).error:
             raise PtwError(f"the reference can't run the case {name!r}: {error}")
+
+    def is_heavy(self, values: Values) -> bool:
+        """Whether a model of these values would take long to try."""
+        with contextlib.suppress(Exception), torch.device("meta"):
+            return parameters(hf.unfilled(self.family(**values))) > HEAVY
+        return False
+
+    def published(self, values: Values) -> Tensors:
+        """The checkpoint's tensors as the Hub has them; none where these are the reference's own."""
+        saved = self.outcome(values).saved
+        found = hf.published(self.model(values), saved)
+        return found if found.keys() != saved.keys() else {}
 
     def model(self, values: Values) -> nn.Module:
         """A model of these values, its weights those of every trial: not to be written to."""

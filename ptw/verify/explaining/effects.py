@@ -21,11 +21,11 @@ Said = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # of the port, of the 
 def effects(
     said: Mapping[str, Said], drawn: Mapping[str, Mapping[str, Any]], refused: frozenset[str]
 ) -> tuple[Effect, ...]:
-    """Of every case of the kind "field" but the one that changes none; `refused` are rightful refusals."""
+    """Of every case of the kind "field" but those that change none; `refused` are rightful refusals."""
     base = next((name for name in said if _is_base(drawn[name])), None)
     found = []
     for name, about in drawn.items():
-        if about.get("kind") != "field" or _is_base(about) or base is None:
+        if about.get("kind") != "field" or not about.get("changes") or base is None:
             continue
         field, value = _change(about.get("changes") or {})
         if name in refused:

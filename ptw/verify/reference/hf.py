@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -79,15 +80,17 @@ def opened(folder: Path) -> nn.Module:
     from transformers import AutoConfig
 
     model = build(AutoConfig.from_pretrained(folder))
-    # tied weights are left out of the file
-    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    stored = load_file(folder / "model.safetensors")
+    if not stored.keys() <= model.state_dict().keys():  # as the Hub has it
+        stored = opened_at(folder, "auto").state_dict()
+    model.load_state_dict(stored, strict=False)  # tied weights are left out of the file
     tie = getattr(model, "tie_weights", None)
     if tie is not None:
         tie()
     return model
 
 
-def opened_at(folder: Path, dtype: torch.dtype) -> nn.Module:
+def opened_at(folder: Path, dtype: torch.dtype | Literal["auto"]) -> nn.Module:
     """The model of a checkpoint's folder as a user opens it in this dtype, its attention written out."""
     from transformers import AutoModelForCausalLM
 
@@ -122,6 +125,14 @@ def saved_names(model: nn.Module) -> list[str]:
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     left_out = set(tied) if isinstance(tied, Mapping) else set()
     return [name for name in model.state_dict() if name not in left_out]
+
+
+def published(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """These tensors of a model as the Hub has them: by other names, or an expert at a time."""
+    with tempfile.TemporaryDirectory() as folder:
+        anything: Any = model
+        anything.save_pretrained(folder, state_dict=dict(tensors), max_shard_size="1TB")
+        return load_file(Path(folder) / "model.safetensors")
 
 
 def saved_tensors(model: nn.Module) -> dict[str, Tensor]:
