@@ -29,7 +29,19 @@ ARROWS = {
     "ptw/runs": {"errors", "workspace", "tokens", "nn", "ports"},
     "ptw/evals": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs"},
     "ptw/train": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs", "evals"},
-    "ptw/cli": {"errors", "workspace", "tokens", "ports", "verify", "data", "runs", "evals", "train"},
+    "ptw/agent": {"errors", "workspace", "ports", "verify", "runs"},
+    "ptw/cli": {
+        "errors",
+        "workspace",
+        "tokens",
+        "ports",
+        "verify",
+        "data",
+        "runs",
+        "evals",
+        "train",
+        "agent",
+    },
 }
 
 # What a room may import beside these plain parts of the standard library.
@@ -45,10 +57,11 @@ MAY_IMPORT = {
 HEAVY = {
     "click": ("ptw/cli",),
     "fsspec": ("ptw/data", "ptw/files", "ptw/workspace"),
-    "git": ("ptw/verify", "ptw/workspace", "ptw/runs"),
+    "litellm": ("ptw/agent/llm.py",),
+    "git": ("ptw/agent", "ptw/verify", "ptw/workspace", "ptw/runs"),
     "peft": ("ptw/verify",),
     "ray": ("ptw/train/launch.py",),
-    "transformers": ("ptw/ports", "ptw/tokens", "ptw/verify"),
+    "transformers": ("ptw/agent", "ptw/ports", "ptw/tokens", "ptw/verify"),
 }
 
 # No file of these may import, even inside a function, what would slow `ptw --help` and `ptw check` down.

@@ -74,6 +74,18 @@ BASES = {"nn.Module", "nn.Embedding", "Enum", "IntEnum", "StrEnum", "NamedTuple"
 MOST_NUMBERS, MOST_TEXT, LARGEST = 16, 400, 1 << 40  # in one display, one string, one integer
 
 
+def told() -> str:
+    """All that a port may name, for whoever writes one."""
+    modules = {**NAMES, "ptw.nn.*, ptw.ports.weights": "all that they define"}
+    lines = [f"from {module} import {' '.join(names.split())}" for module, names in modules.items()]
+    lines += [f"{place}: {' '.join(names.split())}" for place, names in ALLOWED.items() if place != "math"]
+    bases = f"bases: {' '.join(sorted(BASES))}, and ptw.nn's own classes"
+    lines += [f"decorators: {' '.join(sorted(DECORATORS))}", bases]
+    lines += ["every argument has a type; module level holds imports, constants, classes and functions only"]
+    lines += ["Config is a frozen dataclass with from_hf; Model has forward and head"]
+    return "\n".join(lines)
+
+
 def measure(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, float]:
     """Of the text alone, so that few cases are enough: the thorough ones."""
     if not len(theirs.get("given.nudged", ())):

@@ -16,6 +16,7 @@ import click
 from ptw import __version__
 from ptw.cli.asking import evaluate, generate
 from ptw.cli.making import check, eject, init, schema
+from ptw.cli.onboarding import add_model
 from ptw.cli.speaking import told
 from ptw.cli.training import export, runs, train
 from ptw.cli.verifying import verify
@@ -76,5 +77,5 @@ def cli() -> None:
     """Post-train language models on your own data. A workspace.toml says all; start with `ptw init NAME`."""
 
 
-for command in (init, check, schema, verify, train, runs, export, generate, evaluate, eject):
+for command in (init, check, schema, add_model, verify, train, runs, export, generate, evaluate, eject):
     cli.add_command(command)

@@ -63,7 +63,14 @@ def show(run: str, as_json: bool) -> None:
     from ptw.runs import record, report
 
     found = record.open_run(root, run)
-    if as_json:
+    if "table" in found.plan:  # of add-model
+        from ptw.agent import view
+
+        if as_json:
+            print_json(view.as_json(found))
+        else:
+            print_rich(view.show(found))
+    elif as_json:
         print_json(found.as_json())
     else:
         print_rich(report.show(found))

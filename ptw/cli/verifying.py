@@ -30,6 +30,7 @@ STDOUT = Path("-")
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Draw an earlier acceptance again.")
 @click.option("--changed-since", metavar="REF", help="Only ports that changed since a branch or commit.")
+@click.option("--only", metavar="VERIFIER", multiple=True, help="While working: ask these alone. No verdict.")
 @click.option("--fresh", is_flag=True, help="Verify also what has not changed since it passed.")
 @click.option("--json", "json_file", metavar="FILE", type=click.Path(path_type=Path), help="'-': stdout.")
 @click.option("--junit", "junit_file", metavar="FILE", type=click.Path(path_type=Path), help="JUnit XML.")
@@ -45,6 +46,7 @@ def verify(
     level: Literal["practice", "acceptance"],
     seed: int | None,
     changed_since: str | None,
+    only: tuple[str, ...],
     fresh: bool,
     json_file: Path | None,
     junit_file: Path | None,
@@ -55,13 +57,14 @@ def verify(
     """Check ports against Hugging Face (all, if none is named)."""
     root = workspace_root()
     if mutants or full_table:
-        if not mutants or level != "practice" or seed is not None or changed_since or junit_file or html_file:
+        asked = level != "practice" or seed is not None or changed_since or only or junit_file or html_file
+        if not mutants or asked:
             raise click.UsageError("--mutants takes ports, --full-table and --json; --full-table needs it")
         ctx.exit(score(root, names, full_table, json_file))
     from ptw.verify.verify import Request
     from ptw.verify.verify import verify as verified
 
-    request = Request(names, level, seed, changed_since, fresh, traced=html_file is not None)
+    request = Request(names, level, seed, changed_since, fresh, only, traced=html_file is not None)
     with progress() as tell:
         report = verified(root, request, tell)
     write(report, json_file, junit_file, html_file)

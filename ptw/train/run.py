@@ -26,7 +26,7 @@ from ptw.train.plan import Plan
 SAMPLES_NAMED = 8
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """Nothing went wrong: somebody asked the run to stop, and a checkpoint was saved."""
 
 

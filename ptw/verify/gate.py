@@ -19,7 +19,7 @@ from ptw.verify import answers, cases, extra_cases, prune, sandbox
 from ptw.verify.cases import Family, Reference
 from ptw.verify.choose import choose
 from ptw.verify.explaining import explain
-from ptw.verify.judge import DRAWN, CaseFiles, Verifier, judge, read_verifiers
+from ptw.verify.judge import DRAWN, CaseFiles, Verifier, asked_for, judge, read_verifiers
 from ptw.verify.passes import Pass, failed, passes, why_unlinked
 from ptw.verify.phases import Phases, Progress
 from ptw.verify.port import trace
@@ -40,16 +40,18 @@ def run_gates(
     reference: Reference | None = None,
     *,
     traced: bool = False,
+    only: Sequence[str] = (),
 ) -> Report:
     """Verify the ports that `names` name (model types, or models of the workspace; none means all).
 
     An acceptance draws a seed of its own unless one is given. PtwError for a name that nothing bears and for
     a verifier that can't be used; whatever a port does is in the report. Ports that fail are traced to where
     they first part from the reference, with `traced` all of them. `reference` may have been started before.
+    `only` these verifiers are asked, where a port is being worked on: it is no verdict.
     """
     chosen = choose(root, names)
     read = read_verifiers(rooms.files(root, "verifiers"))
-    verifiers = [verifier for verifier in read if level in verifier.levels]
+    verifiers = asked_for([verifier for verifier in read if level in verifier.levels], only)
     if seed is None:
         seed = PRACTICE_SEED if level == "practice" else secrets.randbits(48)
     with tempfile.TemporaryDirectory(prefix="ptw-verify-") as folder:

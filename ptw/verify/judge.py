@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,14 @@ def read_verifiers(files: Mapping[str, Path]) -> list[Verifier]:
     if not found:
         raise PtwError("no verifiers: a gate without them would pass anything; reinstall ptw")
     return found
+
+
+def asked_for(verifiers: Sequence[Verifier], only: Sequence[str]) -> list[Verifier]:
+    """Those of these names, or all where none is named; PtwError for a name that none bears."""
+    known = [verifier.name for verifier in verifiers]
+    for name in set(only) - set(known):
+        raise PtwError(f"verify: no verifier {name!r} at this level; there are: {', '.join(known)}")
+    return [verifier for verifier in verifiers if not only or verifier.name in only]
 
 
 def _read_verifier(name: str, path: Path) -> Verifier:

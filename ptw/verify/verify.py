@@ -35,6 +35,7 @@ class Request:
     seed: int | None = None
     changed_since: str | None = None
     fresh: bool = False  # verdicts that were kept don't count
+    only: Sequence[str] = ()  # verifiers to ask while working on a port; nothing of it is kept
     traced: bool = False  # every port is traced for heat maps, not only one that fails
 
 
@@ -75,11 +76,12 @@ def verify(root: Path, request: Request, progress: Progress = lambda step: None)
         seconds=(("looking up verdicts", looked), *report.seconds),
         change=change,
         time=time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        only=tuple(request.only),
     )
 
 
 def _verdicts(root: Path, request: Request) -> Verdicts | None:
-    if request.level != "practice":
+    if request.level != "practice" or request.only:
         return None
     seed = PRACTICE_SEED if request.seed is None else request.seed
     return Verdicts(root, rooms.files(root, "verifiers"), request.level, seed, "cpu")
@@ -105,7 +107,8 @@ def _run(root: Path, names: Sequence[str], request: Request, progress: Progress)
             reference.start()  # it imports transformers while this process imports torch
         from ptw.verify.gate import run_gates
 
-        return run_gates(root, names, request.level, request.seed, progress, reference, traced=request.traced)
+        asked = (root, names, request.level, request.seed, progress, reference)
+        return run_gates(*asked, traced=request.traced, only=request.only)
 
 
 def _nothing_to_run(request: Request) -> Report:

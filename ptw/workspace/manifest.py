@@ -1,6 +1,6 @@
 """What does a workspace declare? workspace.toml, checked whole, then frozen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -61,6 +61,23 @@ class RecipeEntry:
 
 
 @dataclass(frozen=True)
+class AgentEntry:
+    """Who ports a new family, and what one run of it may cost."""
+
+    llm: str | None = None  # as litellm names it
+    api_base: str | None = None
+    budget_usd: float = 5.0
+    max_steps: int = 60
+    max_minutes: float = 90.0
+    max_submissions: int = 4
+    usd_per_million_input: float | None = None
+    usd_per_million_output: float | None = None
+    usd_per_million_cached: float | None = None
+    command: str | None = None
+    environment: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Workspace:
     root: Path
     name: str
@@ -69,6 +86,7 @@ class Workspace:
     datasets: Mapping[str, DatasetEntry]
     clusters: Mapping[str, ClusterEntry]
     recipes: Mapping[str, RecipeEntry]
+    agent: AgentEntry = AgentEntry()
 
 
 def find(start: Path) -> Path:
@@ -100,6 +118,7 @@ def frozen(document: Document) -> Workspace:
         datasets={name: dataset_entry(name, **table) for name, table in section(values, "datasets")},
         clusters={name: ClusterEntry(name, **table) for name, table in section(values, "clusters")},
         recipes={name: RecipeEntry(name, **table) for name, table in section(values, "recipes")},
+        agent=agent_entry(**values.get("agent", {})),
     )
 
 
@@ -109,3 +128,7 @@ def section(values: Mapping[str, Any], name: str) -> list[tuple[str, dict[str, A
 
 def dataset_entry(name: str, source: str | list[str], **table: Any) -> DatasetEntry:
     return DatasetEntry(name, (source,) if isinstance(source, str) else tuple(source), **table)
+
+
+def agent_entry(environment: Sequence[str] = (), **table: Any) -> AgentEntry:
+    return AgentEntry(environment=tuple(environment), **table)

@@ -216,6 +216,7 @@ class Report:
     machine: tuple[tuple[str, str], ...] = ()
     change: Change | None = None
     time: str = ""
+    only: tuple[str, ...] = ()  # the verifiers that were asked, where not all were
 
     @property
     def passed(self) -> bool:
@@ -239,7 +240,8 @@ class Report:
         again = f"--level acceptance --seed {self.seed}" if self.level == "acceptance" else "practice"
         ports = "1 port" if len(self.ports) == 1 else f"{len(self.ports)} ports"
         verdict = "passed" if self.passed else "FAILED"
-        return f"{verdict}: {ports}, {cases} cases ({again}), {took:.1f} s"
+        asked = f", only {', '.join(self.only)} asked: no verdict" if self.only else ""
+        return f"{verdict}: {ports}, {cases} cases ({again}), {took:.1f} s{asked}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; a number that JSON can't say (NaN, infinity) is a string."""

@@ -1,0 +1,1 @@
+"""What does an author of a port read?"""
