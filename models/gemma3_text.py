@@ -72,7 +72,6 @@ class Config:
             },
             choices={
                 "hidden_activation": ACTIVATIONS,
-                "attention_dropout": (0.0, None),
                 "use_bidirectional_attention": (False, None),
             },
             consumed=(

@@ -31,7 +31,6 @@ class Config:
     num_hidden_layers: int = 44
     num_attention_heads: int = 64
     hidden_act: str = "gelu"
-    hidden_dropout: float = 0.0
     max_position_embeddings: int = 2048
     layer_norm_eps: float = 1e-5
     use_parallel_residual: bool = True
@@ -63,7 +62,7 @@ class Config:
                 )
             },
             choices={"hidden_act": ACTIVATIONS, "is_decoder": (False, True)},
-            consumed=(*CONFIG_KEYS, "rotary_emb_base", "rotary_pct", "classifier_dropout"),
+            consumed=(*CONFIG_KEYS, "rotary_emb_base", "rotary_pct"),
         )
 
 
@@ -105,8 +104,6 @@ class Block(nn.Module):
         self.is_parallel = config.use_parallel_residual
         self.input_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.post_attention_dropout = nn.Dropout(config.hidden_dropout)
-        self.post_mlp_dropout = nn.Dropout(config.hidden_dropout)
         self.attention = Attention(config)
         self.mlp = MLP(config)
 
@@ -114,25 +111,23 @@ class Block(nn.Module):
         self, hidden_BTD: Tensor, rotate: Rotation, layout: Layout, cache: LayerCache | None
     ) -> Tensor:
         attended_BTD = self.attention(self.input_layernorm(hidden_BTD), rotate, layout, cache)
-        attended_BTD = self.post_attention_dropout(attended_BTD)
         if self.is_parallel:
-            mixed_BTD = self.post_mlp_dropout(self.mlp(self.post_attention_layernorm(hidden_BTD)))
+            mixed_BTD = self.mlp(self.post_attention_layernorm(hidden_BTD))
             return mixed_BTD + attended_BTD + hidden_BTD
         hidden_BTD = attended_BTD + hidden_BTD
-        return self.post_mlp_dropout(self.mlp(self.post_attention_layernorm(hidden_BTD))) + hidden_BTD
+        return self.mlp(self.post_attention_layernorm(hidden_BTD)) + hidden_BTD
 
 
 class Decoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.embed_in = nn.Embedding(padded_rows(config.vocab_size), config.hidden_size)
-        self.emb_dropout = nn.Dropout(config.hidden_dropout)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.rotary_emb = Rope(config.rope)
 
     def forward(self, ids_BT: Tensor, layout: Layout, cache: KVCache | None) -> Tensor:
-        hidden_BTD = self.emb_dropout(self.embed_in(ids_BT))
+        hidden_BTD = self.embed_in(ids_BT)
         rotate = self.rotary_emb(hidden_BTD, layout)
         for block, layer_cache in zip(self.layers, layers_of(cache, len(self.layers)), strict=True):
             hidden_BTD = block(hidden_BTD, rotate, layout, layer_cache)

@@ -78,7 +78,7 @@ class Config:
                     values.get("pad_token_id"), values.get("vocab_size", cls.vocab_size)
                 ),
             },
-            choices={"hidden_act": ACTIVATIONS, "attention_dropout": (0.0, None)},
+            choices={"hidden_act": ACTIVATIONS},
             consumed=(*CONFIG_KEYS, "num_key_value_heads", "head_dim", "qk_head_dim", "pretraining_tp"),
         )
 

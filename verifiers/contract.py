@@ -41,7 +41,7 @@ ALLOWED = {  # of modules and objects: attributes that may be used
         tuple zip AssertionError NotImplementedError TypeError ValueError""",
     "torch": """Tensor Size nn float64 float32 float16 bfloat16 int64 int32 bool finfo inf abs add addcmul
         all any arange argsort baddbmm bmm bucketize cat chunk clamp concat cos cumprod cumsum div einsum
-        empty empty_like eq erf exp expm1 eye flatten flip full full_like gather ge gt index_select le
+        empty empty_like eq erf exp expm1 eye flatten flip floor full full_like gather ge gt index_select le
         linspace log log1p logical_and logical_not logical_or logsumexp lt matmul max maximum mean min
         minimum movedim mul ne neg norm ones ones_like outer permute pow prod reciprocal relu
         repeat_interleave reshape rms_norm roll rsqrt scatter sigmoid sign sin softmax sort split sqrt
@@ -57,7 +57,7 @@ ALLOWED = {  # of modules and objects: attributes that may be used
     # of what torch's tensors and modules have; other attributes are the port's and ptw's own
     "tensors": """T mT abs add addcmul all amax amin any argmax argmin argsort baddbmm bmm bool chunk clamp
         clamp_max clamp_min clip clone contiguous cos cumsum detach device dim div dtype eq erf exp expand
-        expand_as extra_repr flatten flip float forward gather ge gt index index_add index_select int layout
+        expand_as extra_repr flatten flip float floor forward gather ge gt index index_add index_select int layout
         le log log_softmax logsumexp long lt masked_fill matmul max maximum mean min minimum movedim mul
         name narrow ndim ne neg new_empty new_full new_ones new_zeros norm numel permute pow prod reciprocal
         relu repeat repeat_interleave reshape roll rsqrt scatter scatter_add select shape sigmoid sign sin
@@ -81,7 +81,8 @@ def told() -> str:
     lines += [f"{place}: {' '.join(names.split())}" for place, names in ALLOWED.items() if place != "math"]
     bases = f"bases: {' '.join(sorted(BASES))}, and ptw.nn's own classes"
     lines += [f"decorators: {' '.join(sorted(DECORATORS))}", bases]
-    lines += ["every argument has a type; module level holds imports, constants, classes and functions only"]
+    lines += ["every argument has a type; module level holds imports, constants, classes and functions only:"]
+    lines += ["constants are numbers, strings and tuples of them; no list, dict or set"]
     lines += ["Config is a frozen dataclass with from_hf; Model has forward and head"]
     return "\n".join(lines)
 

@@ -48,6 +48,11 @@ class Conversation:
     def of(self, *kinds: str) -> list[Entry]:
         return [entry for entry in self.entries if entry["kind"] in kinds]
 
+    def entries_of_chapter(self, kind: str) -> list[Entry]:
+        """Those since the last prompt."""
+        start = max((at for at, entry in enumerate(self.entries) if entry["kind"] == "prompt"), default=0)
+        return [entry for entry in self.entries[start:] if entry["kind"] == kind]
+
     @property
     def steps(self) -> int:
         """Replies so far."""

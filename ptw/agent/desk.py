@@ -18,6 +18,7 @@ from ptw.agent.reading.pages import Page
 from ptw.errors import PtwError
 
 MOST_LINES, MOST_HITS = 400, 60
+MOST_SHOWN = 12  # lines of what an edit made
 LARGEST_PORT = 60_000  # characters; ports have fewer than 500 lines
 
 
@@ -144,7 +145,11 @@ def edit(desk: Desk, old: str, new: str) -> Result:
             else _nearest(old, text, desk)
         )
         return _unable(f"edit: the old text {why}. Nothing was changed")
-    return _written(desk, text.replace(old, new))
+    start = text[: text.index(old)].count("\n")
+    result = _written(desk, text.replace(old, new))
+    shown = desk.text.splitlines()[max(0, start - 1) : start + new.count("\n") + 2][:MOST_SHOWN]
+    lines = "\n".join(f"{max(1, start) + at:4d}  {line}" for at, line in enumerate(shown))
+    return Result(f"{result.text}; it now says\n{lines}", result.stable)
 
 
 def practice(desk: Desk, verifier: str | None = None) -> Result:
@@ -211,7 +216,13 @@ TOOLS = (
         "practice",
         "Hold the port to the practice cases: by all verifiers, or by one alone, which is quicker. Says what "
         "fails, by how much, in which case, and where port and reference first part.",
-        {"verifier": {**TEXT, "optional": True, "description": "A heading of gate.md."}},
+        {
+            "verifier": {
+                **TEXT,
+                "optional": True,
+                "description": "A heading of gate.md, of those that practice asks.",
+            }
+        },
         practice,
     ),
     Tool(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from ptw.errors import PtwError
 from ptw.verify.sandbox import PACKAGE
 from ptw.workspace import rooms
 
-MOST_WORDS, MOST_NOTES, MOST_REFUSED = 14, 4, 12
+MOST_WORDS, MOST_REFUSED = 14, 12
 LONGEST = 600  # characters of one thing said
 SECONDS = 1800
 Report = Mapping[str, Any]
@@ -151,15 +152,20 @@ def _lines(verdict: Verdict) -> Iterator[str]:
         yield f"not asked here: {', '.join(others)}" + (
             "; acceptance asks them" if verdict.level == "practice" else ""
         )
-    words = [] if verdict.passed else port["words"]
+    words = [] if verdict.passed else _once(port["words"])
     yield from (f"- {_short(text)}" for text in words[:MOST_WORDS])
     if len(words) > MOST_WORDS:
         yield f"- and {len(words) - MOST_WORDS} more of the kind"
-    for note in port["notes"][:MOST_NOTES]:
-        yield f"at {note['file']}:{note['line']}: {_short(note['title'] or note['text'])}"
+    if not port["refused"]:
+        yield "the port refused no case"
     yield from (
         f"refused by the port, so not verified: {_short(text)}" for text in port["refused"][:MOST_REFUSED]
     )
+
+
+def _once(words: Sequence[str]) -> list[str]:
+    """What is said of several cases alike is said of the first."""
+    return list({re.sub(r"\bcase \S+", "", text): text for text in reversed(words)}.values())[::-1]
 
 
 def _known() -> list[str]:

@@ -36,9 +36,9 @@ class Price:
         fresh = usage["input"] - usage["cached"]
         return fresh * self.input + usage["cached"] * self.cached + usage["output"] * self.output
 
-    def most(self, messages: Sequence[Message]) -> float:
-        """What a reply to these may cost."""
-        return count(json.dumps(list(messages))) * self.input + MOST_OUTPUT * self.output
+    def most(self, messages: Sequence[Message], known: int = 0) -> float:
+        """What a reply to these may cost, of which so many tokens are known to have been counted before."""
+        return max(known, count(json.dumps(list(messages)))) * self.input + MOST_OUTPUT * self.output
 
 
 @dataclass(frozen=True)

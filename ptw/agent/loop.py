@@ -96,7 +96,7 @@ class Loop:
     def _ask(self) -> None:
         self._within_limits()
         messages, step = self.talk.messages, self.talk.steps + 1
-        self._note("asked", step=step, usd=self.llm.price.most(messages))
+        self._note("asked", step=step, usd=self._most())
         started = time.monotonic()
         try:
             reply = self.llm.ask(messages, self.tools)
@@ -157,10 +157,16 @@ class Loop:
         if minutes >= self.limits.max_minutes:
             raise Stopped(f"{minutes:.0f} minutes, of {self.limits.max_minutes:g} (max_minutes)")
         usd = self.talk.usd
-        if usd + self.llm.price.most(self.talk.messages) > self.limits.budget_usd:
-            most = self.llm.price.most(self.talk.messages)
+        most = self._most()
+        if usd + most > self.limits.budget_usd:
             spent = f"${usd:.2f} of ${self.limits.budget_usd:g} are spent"
             raise Stopped(f"{spent}, and the next reply may cost ${most:.2f} (budget_usd)")
+
+    def _most(self) -> float:
+        """What the next reply may cost: the provider's own count of the last one weighs more than ours."""
+        last = self.talk.entries_of_chapter("reply")
+        known = sum(last[-1]["usage"].values()) - last[-1]["usage"]["cached"] if last else 0
+        return self.llm.price.most(self.talk.messages, known)
 
     def _new_chapter(self, step: int) -> None:
         """The same prompt, and how far it came: what an LLM can't read any more is left out."""

@@ -45,7 +45,10 @@ class Draft:
     def described(self) -> str:
         """For whoever goes on from it."""
         changed = f" with {', '.join(self.changes)}" if self.changes else ""
-        what = f"What stands there is a draft: the accepted port of {self.port}{changed}."
+        what = (
+            f"What stands there is a draft: the accepted port of {self.port}{changed}. Nothing else of it "
+            "was adapted: not what from_hf takes, derives or leaves out, nor names of modules and tensors."
+        )
         if self.why_not:
             return f"{what} It was not run: {self.why_not}."
         return f"{what} Of it practice says:\n{self.verdict}"
@@ -97,7 +100,7 @@ def adapted(found: Facts, port: Port) -> tuple[str, tuple[str, ...]]:
     for name, value in defaults.items():
         field = re.search(rf"(?m)^    {name}: [^=\n]+ = (.*)$", text)
         if field is not None:
-            text = text[: field.start(1)] + repr(value) + text[field.end(1) :]
+            text = text[: field.start(1)] + _written(value) + text[field.end(1) :]
     if defaults:
         changes.append(f"this family's defaults of {', '.join(defaults)}")
     renamed = dict(renamings(found, port))
@@ -139,6 +142,13 @@ def _fields(text: str) -> Mapping[str, tuple[Any, str]]:
             except ValueError:
                 continue
     return found
+
+
+def _written(value: Any) -> str:
+    """As it is written by hand: 1e-6, not 1e-06."""
+    if isinstance(value, str):
+        return json.dumps(value)
+    return re.sub(r"e([+-])0(\d)$", lambda match: f"e{match[1].lstrip('+')}{match[2]}", repr(value))
 
 
 def _with_names(text: str, renamed: Mapping[str, str]) -> str:

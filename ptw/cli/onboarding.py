@@ -1,12 +1,16 @@
 """Which command brings a new family into a workspace? An agent writes the port, the gate decides."""
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ptw.cli.speaking import as_json, opened, print_json
 from ptw.errors import PtwError
+
+if TYPE_CHECKING:
+    from ptw.agent.add_model import Outcome
 
 
 @click.command(name="add-model")
@@ -60,8 +64,6 @@ def add_model(
     [models.NAME] in workspace.toml. Else nothing changes, and `ptw runs show` tells how far it came.
     Defaults stand in [agent].
     """
-    import dataclasses
-
     if resumed is None and (name is None or source is None):
         raise click.UsageError("it takes NAME and --hf SOURCE, or --resume RUN")
     if resumed is not None and (name or source or recording or dry_run):
@@ -93,6 +95,11 @@ def add_model(
             outcome = adding.resume(workspace.root, resumed, agent, live.tell)
         else:
             outcome = adding.add_model(workspace.root, wish, live.tell)
+    said(outcome, as_json)
+
+
+def said(outcome: "Outcome", as_json: bool) -> None:
+    """The branch, or what the run came to as JSON; a port that was not accepted is a failure."""
     if as_json:
         print_json(dataclasses.asdict(outcome))
     elif outcome.branch:

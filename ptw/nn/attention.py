@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache as once
 from typing import Any
 
@@ -11,6 +12,16 @@ from torch.nn import functional
 
 from ptw.nn.cache import LayerCache
 from ptw.nn.layout import Layout
+
+
+@dataclass(frozen=True, eq=False)
+class _How:
+    """What a family's attention has of its own."""
+
+    scale: float
+    window: int | None
+    sinks_N: Tensor | None
+    cap: float | None
 
 
 def attend(
@@ -23,47 +34,57 @@ def attend(
     scale: float,
     window: int | None = None,
     sinks_N: Tensor | None = None,
+    cap: float | None = None,
 ) -> Tensor:
     """Causal attention in each document, to the last `window` tokens if one is given (itself included).
 
     Gives (B, T, N, H), H being the width of the values, which may differ from that of the keys. N is a
     multiple of K: query heads share key heads in groups, as in GQA. With a cache, new keys and values are
     written into it first, and queries see all that it holds of their sequence. Sinks are logits, one a head,
-    that every softmax has in its denominator and that no value answers to.
+    that every softmax has in its denominator and that no value answers to. With a cap, logits x become
+    cap * tanh(x / cap) before the softmax; sinks and a cap together are not offered.
     """
+    assert sinks_N is None or cap is None
+    how = _How(scale, window, sinks_N, cap)
     if cache is not None:
         key_BTKH, value_BTKH = cache.extend(key_BTKH, value_BTKH, layout)
     if layout.backend != "flex":  # SDPA's fast kernels take as many key heads as query heads
         groups = query_BTNH.shape[2] // key_BTKH.shape[2]
         key_BTKH, value_BTKH = (x.repeat_interleave(groups, dim=2) for x in (key_BTKH, value_BTKH))
     if layout.backend == "documents":
-        return _by_document(query_BTNH, key_BTKH, value_BTKH, layout, scale, window, sinks_N)
+        return _by_document(query_BTNH, key_BTKH, value_BTKH, layout, how)
     query, key, value = (tensor.transpose(1, 2) for tensor in (query_BTNH, key_BTKH, value_BTKH))
     if layout.backend == "flex":
-        return _flex(query, key, value, layout, scale, window, sinks_N).transpose(1, 2)
+        return _flex(query, key, value, layout, how).transpose(1, 2)
     slots = key.shape[2]
     mask = layout.remember(("mask", window, slots), lambda: _mask(layout, slots, window))
-    return _sdpa(query, key, value, scale, sinks_N, mask).transpose(1, 2)
+    return _sdpa(query, key, value, how, mask).transpose(1, 2)
 
 
-def _sdpa(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scale: float,
-    sinks_N: Tensor | None,
-    mask: Tensor | None = None,
-) -> Tensor:
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, how: _How, mask: Tensor | None = None) -> Tensor:
     """One call, heads first; without a mask it is causal."""
     width, tokens = value.shape[-1], query.shape[2]
-    if sinks_N is not None:
-        query, key, value, mask = _with_sink(query, key, value, scale, sinks_N, mask)
+    if how.cap is not None:
+        return _capped(query, key, value, how.scale, how.cap, mask)
+    if how.sinks_N is not None:
+        query, key, value, mask = _with_sink(query, key, value, how.scale, how.sinks_N, mask)
     if value.shape[-1] < query.shape[-1]:  # the kernels that keep no scores want one width
         value = functional.pad(value, (0, query.shape[-1] - value.shape[-1]))
     attended = functional.scaled_dot_product_attention(
-        query, key, value, mask, is_causal=mask is None, scale=scale
+        query, key, value, mask, is_causal=mask is None, scale=how.scale
     )
     return attended[:, :, -tokens:, :width]
+
+
+def _capped(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, cap: float, mask: Tensor | None
+) -> Tensor:
+    """Written out: SDPA's kernels have no cap."""
+    logits = torch.tanh(query @ key.transpose(-1, -2) * scale / cap) * cap
+    if mask is None:
+        mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+    logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    return functional.softmax(logits, dim=-1, dtype=torch.float32).to(query.dtype) @ value
 
 
 def _with_sink(
@@ -92,9 +113,7 @@ def _by_document(
     key_BTKH: Tensor,
     value_BTKH: Tensor,
     layout: Layout,
-    scale: float,
-    window: int | None,
-    sinks_N: Tensor | None,
+    how: _How,
 ) -> Tensor:
     """One call a document: the cost is the sum of the squared lengths, and nothing can leak."""
     # `split`: its backward is one concatenation; a slice's is a tensor of zeros of the whole batch's size
@@ -105,24 +124,16 @@ def _by_document(
     for query_TNH, key_TKH, value_TKH in documents:
         if len(query_TNH):
             query, key, value = (x[None].transpose(1, 2) for x in (query_TNH, key_TKH, value_TKH))
-            attended.append(_document(query, key, value, layout, scale, window, sinks_N)[0].transpose(0, 1))
+            attended.append(_document(query, key, value, layout, how)[0].transpose(0, 1))
     return torch.cat(attended).view(*query_BTNH.shape[:3], value_BTKH.shape[-1])
 
 
-def _document(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: Layout,
-    scale: float,
-    window: int | None,
-    sinks_N: Tensor | None,
-) -> Tensor:
-    length = query.shape[2]
+def _document(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how: _How) -> Tensor:
+    length, window = query.shape[2], how.window
     if window is None or length <= window:
-        return _sdpa(query, key, value, scale, sinks_N)
+        return _sdpa(query, key, value, how)
     band = layout.remember(("band", length, window), lambda: _band(length, window, query.device))
-    return _sdpa(query, key, value, scale, sinks_N, band)
+    return _sdpa(query, key, value, how, band)
 
 
 def _band(length: int, window: int, device: torch.device) -> Tensor:
@@ -144,20 +155,16 @@ def _mask(layout: Layout, keys: int, window: int | None) -> Tensor:
     return allowed if window is None else allowed & (query_position - key_position < window)
 
 
-def _flex(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: Layout,
-    scale: float,
-    window: int | None,
-    sinks_N: Tensor | None,
-) -> Tensor:
+def _flex(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how: _How) -> Tensor:
+    scale, window, sinks_N = how.scale, how.window, how.sinks_N
     blocks = layout.remember(("flex", window), lambda: _block_mask(layout, window))
     attention = _compiled_flex() if query.is_cuda else _flex_attention()
     grouped = query.shape[1] != key.shape[1]
     if sinks_N is None:
-        return attention(query, key, value, block_mask=blocks, scale=scale, enable_gqa=grouped)
+        changed = None if how.cap is None else _capping(how.cap)
+        return attention(
+            query, key, value, score_mod=changed, block_mask=blocks, scale=scale, enable_gqa=grouped
+        )
     attended, beside = attention(
         query,
         key,
@@ -170,6 +177,16 @@ def _flex(
     # what the sink takes of a softmax whose logarithm of the denominator is known
     kept = torch.sigmoid(beside.lse - sinks_N[:, None].to(beside.lse.dtype))
     return (attended * kept[..., None]).to(attended.dtype)
+
+
+@once
+def _capping(cap: float) -> Any:
+    """One function a cap, so that what was compiled for it is found again."""
+
+    def capped(score: Tensor, row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return torch.tanh(score / cap) * cap
+
+    return capped
 
 
 def _block_mask(layout: Layout, window: int | None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
@@ -77,10 +78,11 @@ INERT = frozenset(
         "use_cache",
     }
 )
+# rates of dropout: ptw trains without, whatever a checkpoint says
+DROPOUT = re.compile(r"(\w+_)?(dropout|pdrop|dropout_prob|dropout_rate)")
 ABSENT: dict[str, Any] = {
     "is_decoder": False,
     "is_encoder_decoder": False,
-    "attention_dropout": 0.0,
     "rope_interleaved": False,
 }
 
@@ -96,7 +98,8 @@ def read_config(
     """A port's frozen Config from a config.json's values.
 
     `derived` gives fields that are made of several keys, which `consumed` names. `choices` says which values
-    of a key the port implements, also for keys that are no field. Any other key must be a field or inert.
+    of a key the port implements, also for keys that are no field or inert. Any other key must be a field,
+    inert or a rate of dropout, which is never applied.
     PtwError names each key that is none of these.
     """
     assert dataclasses.is_dataclass(config_class)
@@ -108,7 +111,7 @@ def read_config(
             raise PtwError(
                 f"config.json: {key} = {value!r} is not implemented by this port; it takes {shown}"
             )
-        if key not in names and key not in allowed and key not in INERT and key not in consumed:
+        if key not in names and key not in allowed and not _is_inert(key) and key not in consumed:
             raise PtwError(
                 f"config.json: key {key!r} (= {value!r}) is not implemented by this port; "
                 '`port = "hf"` in workspace.toml takes Hugging Face\'s own class instead'
@@ -124,6 +127,10 @@ def read_config(
             f"config.json: num_attention_heads = {heads} is no multiple of num_key_value_heads = {keys}"
         )
     return config_class(**fields)
+
+
+def _is_inert(key: str) -> bool:
+    return key in INERT or DROPOUT.fullmatch(key) is not None
 
 
 def padding_id(pad_token_id: int | None, vocabulary: int) -> int | None:

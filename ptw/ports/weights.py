@@ -272,7 +272,9 @@ class Tied:
 
 @dataclass(frozen=True)
 class Absent:
-    """A tensor that a checkpoint may hold and that the reference does not read either."""
+    """A tensor that older checkpoints of a family may hold and that the reference does not read either.
+
+    Such as a RoPE's inv_freq in Llama's. A family whose checkpoints never held one needs none."""
 
     name: str
     theirs: tuple[str, ...] = ()

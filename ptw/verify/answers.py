@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ptw.verify import cases, prune
+from ptw.verify import cases, prune, refusals
 from ptw.verify.cases import Reference
 from ptw.verify.judge import CaseFiles
 
@@ -43,7 +43,7 @@ def ask(
 def _requests(case: CaseFiles, verifiers: Sequence[Path]) -> Iterator[Request]:
     """For what the port answered only: the rest has failed already."""
     said = case.ours[0]
-    if not (said / "trace.safetensors").exists():
+    if not (said / "trace.safetensors").exists() or refusals.is_wanted(case):
         return
     asked: Request = {"given": str(case.given), "verifiers": [str(file) for file in verifiers]}
     yield asked | {"write": str(case.answer)}

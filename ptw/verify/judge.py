@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ptw.errors import PtwError
+from ptw.verify import refusals
 from ptw.verify.reports.report import Measured, PortReport
 from ptw.workspace import rooms
 
@@ -189,8 +187,10 @@ def _read(case: CaseFiles, refused: list[str]) -> tuple[Tensors, Tensors] | None
         if "error" in written:
             raise PtwError(f"the port failed:\n{_text(folder / 'error')}")
         if "refused" in written:
-            refused.append(f"{case.name}: {refusal(case, folder)}")
+            said = refusals.rightful(case, _text(folder / "refused"))
+            refused += [] if refusals.is_wanted(case) else [f"{case.name}: {said}"]
             return None
+        refusals.demand(case)
         ours |= port_said(folder)
     theirs = reference_said(case)
     compare_shapes(ours, theirs)
@@ -243,28 +243,6 @@ def of_verifier(tensors: Tensors, name: str) -> Tensors:
         key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")
     }
     return own | {key[1:]: value for key, value in tensors.items() if key.startswith("/")}
-
-
-def refusal(case: CaseFiles, folder: Path) -> str:
-    """The refusal's text, if it names a field that the case changed; else refusing is failing."""
-    message = _text(folder / "refused")
-    if case.kind != DRAWN:
-        raise PtwError(f"it refused a model that it is to be held to: {message}")
-    drawn = json.loads(case.drawn.read_text())
-    changes = drawn["changes"]
-    if drawn.get("required"):
-        raise PtwError(f"it refused the family's {drawn['name']} configuration, as no port may: {message}")
-    if not any(re.search(rf"\b{re.escape(name)}\b", message) for name in _names(changes)):
-        said = f"it refused a configuration without naming what it does not implement: {message}"
-        raise PtwError(said if changes else f"it refused the family's plain configuration: {message}")
-    return message
-
-
-def _names(value: Any) -> Iterable[str]:
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            yield str(key)
-            yield from _names(entry)
 
 
 def _said(file: Path) -> Tensors:

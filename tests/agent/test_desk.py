@@ -23,7 +23,8 @@ def desk(tmp_path: Path) -> Desk:
 def test_it_writes_and_edits_one_file(desk: Desk, tmp_path: Path) -> None:
     whole = digest("a = 1\nb = 2\n")
     assert desk.act("write", {"text": "a = 1\nb = 2"}).stable == f"wrote {whole}"
-    assert desk.act("edit", {"old": "b = 2", "new": "b = 3"}).text == "written: 2 lines"
+    shown = "written: 2 lines; it now says\n   1  a = 1\n   2  b = 3"
+    assert desk.act("edit", {"old": "b = 2", "new": "b = 3"}).text == shown
     assert desk.text == "a = 1\nb = 3\n"
     assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.py")] == [Path("models/mistral.py")]
     assert (

@@ -39,9 +39,15 @@ def test_what_fits_is_read():
         ("cap", True),
         ("flag", 1),
         ("rank", 4),
-        ("attention_dropout", 0.1),
     ],
 )
 def test_what_does_not_fit_is_named(key, value):
     with pytest.raises(PtwError, match=key):
         read(**{key: value})
+
+
+@pytest.mark.parametrize(
+    "key", ["attention_dropout", "attn_pdrop", "dropout", "hidden_dropout_prob", "residual_dropout"]
+)
+def test_no_rate_of_dropout_is_applied(key):
+    assert read(**{key: 0.1}) == Config()

@@ -161,7 +161,7 @@ def test_a_folder_that_is_no_checkpoint_says_what_is_wrong(copy, spoil, message)
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("hidden_act", "swirl"), ("is_decoder", True), ("quantization_config", {}), ("attention_dropout", 0.5)],
+    [("hidden_act", "swirl"), ("is_decoder", True), ("quantization_config", {})],
 )
 def test_a_configuration_that_the_port_does_not_implement_is_refused_by_name(copy, key, value):
     config = json.loads((copy / "config.json").read_text())

@@ -90,4 +90,4 @@ def _is_field(node: ast.Assign | ast.AnnAssign) -> bool:
 
 def _is_constant(node: ast.Assign | ast.AnnAssign) -> bool:
     target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-    return isinstance(target, ast.Name) and target.id.isupper() and _public(target.id) and len(target.id) > 1
+    return isinstance(target, ast.Name) and target.id.isupper() and len(target.id) > 1

@@ -17,7 +17,7 @@ from ptw.verify.cases import Family, Reference, cache_folder, draw
 
 Shapes = Mapping[str, tuple[int, ...]]
 PLAIN, PUBLISHED, BASE = "plain", "as published", "field-base"
-LONGEST_VALUE = 100
+LONGEST_VALUE = 400
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptw.agent.reading import api, family, source
+from ptw.agent.reading import api, family
 from ptw.agent.reading.family import Facts
 from ptw.agent.reading.nearest import Neighbour
+from ptw.verify.reference import source
 from ptw.workspace import rooms
 
 CHARACTERS_A_TOKEN = (
@@ -61,7 +62,9 @@ def _verifiers(files: Mapping[str, Path]) -> Iterator[str]:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         limits = next((node for node in tree.body if _is_limits(node)), None)
         module = rooms.load(file)
-        yield f"\n## {name}\n{ast.get_docstring(tree) or ''}"
+        levels = getattr(module, "LEVELS", ())
+        when = "" if not levels or "practice" in levels else f" (at {', '.join(levels)} only)"
+        yield f"\n## {name}{when}\n{ast.get_docstring(tree) or ''}"
         if limits is not None:
             yield ast.get_source_segment(file.read_text(encoding="utf-8"), limits) or ""
         told = getattr(module, "told", None)  # what an author can't guess

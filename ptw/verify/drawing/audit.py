@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ptw.verify.drawing.fields import Field
+from ptw.verify.drawing.fields import Field, read_by_model
 from ptw.verify.drawing.informative import pattern
 from ptw.verify.drawing.search import Search
 from ptw.verify.nudge import nudge
@@ -99,6 +99,8 @@ def _field(search: Search, name: str, one: Field | None, mover: str | None) -> d
             inert, why = True, "every model's, not this family's: the reference has no other use for it"
         elif tried and one is not None and not one.declared:
             inert, why = True, "no field of the family's, and the reference runs with no value of it"
+        elif one is not None and not read_by_model(search.trials.family, name):
+            inert, why = True, "nothing that the causal model runs reads it"
         elif tried:
             why = f"the reference runs with none of {', '.join(tried)}"
         else:

@@ -34,6 +34,7 @@ class Configuration:
     fields: tuple[str, ...] = ()  # that it moves
     spelling: str = ""  # of RoPE in config.json: today's, or the key by which older ones name the type
     outliers: bool = False  # a few channels far larger than the rest
+    refused: bool = False  # the reference itself can't be run so: a port must not take it
     published: bool = False  # the checkpoint as the Hub has it, where the reference's own names are others
 
 
@@ -224,6 +225,24 @@ def _by_field(search: Search) -> Iterator[Configuration]:
         if str(values) not in seen and change.fields != ("rope_parameters",):
             seen.add(str(values))
             yield Configuration(f"field {change.name}", FIELD, values, change.all, change.fields)
+    yield from _unverifiable(search)
+
+
+def _unverifiable(search: Search) -> Iterator[Configuration]:
+    """A value that the config class takes and that the reference can't be run with in exact arithmetic.
+
+    Of fields that nothing else is known of: nobody can say whether a port follows it.
+    """
+    family = search.trials.family
+    own = {field.name for field in family_fields(family, search.base) if field.own and field.declared}
+    for name, changes in search.failing.items():
+        change = changes[0]
+        if name in search.moved() or name in search.still or name not in own:
+            continue
+        values = search.with_all([change])
+        if search.trials.takes(values) and change.values.get(name) not in (None, ABSENT):
+            said = f"field {change.name} refused"
+            yield Configuration(said, FIELD, values, change.all, change.fields, refused=True)
 
 
 def _left_out(search: Search) -> Iterator[Configuration]:

@@ -40,6 +40,8 @@ def main(model_type: str, level: str, seed: int, folder: Path) -> None:
     with exact(), torch.no_grad():
         found = configurations(trials, draw, fresh=level == "acceptance")
         for configuration in found.configurations:
+            if configuration.refused:
+                continue
             trials.demand(configuration.values, configuration.name)
         _Writer(trials, draw, folder, found).write()
 
@@ -75,19 +77,22 @@ class _Writer:
             "changes": _nested(configuration.changes),
             "seed": seed,
             "required": configuration.name in REQUIRED,
+            "unverifiable": configuration.refused,
         }
         (self.folder / "drawn" / f"{name}.json").write_text(json.dumps(said, indent=1))
 
     def _field(self, name: str, configuration: Configuration, checkpoint: Path) -> int:
         """The same weights and tokens in all: what differs in output differs by this change."""
-        outcome = self.trials.outcome(configuration.values)
+        # of what the reference can't be run with only the configuration is looked at
+        values = self.found.search.base if configuration.refused else configuration.values
+        outcome = self.trials.outcome(values)
         ids = self.trials.ids
         _write_config(checkpoint, _config(self.trials, configuration.values), configuration, "given")
-        saved = self.trials.published(configuration.values) if configuration.published else outcome.saved
+        saved = self.trials.published(values) if configuration.published else outcome.saved
         save_file(saved, checkpoint / "model.safetensors", metadata={"format": "pt"})
         inputs = {"ids": ids, "lengths": torch.tensor([len(ids)])}
         save_file(inputs, checkpoint.parent / "inputs.safetensors")
-        self._look(name, configuration.values, outcome.saved)
+        self._look(name, values, outcome.saved)
         return self.trials.seed
 
     def _look(self, name: str, values: Values, saved: dict[str, Tensor]) -> None:

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ptw.verify.reference import source
+
 Values = dict[str, Any]
 
 LARGEST_SIZE = 300
@@ -71,6 +73,19 @@ def read_besides(family: Any) -> tuple[str, ...]:
     names = dict.fromkeys(READ.findall("\n".join(sources(family))))
     properties = {name for name in names if isinstance(getattr(family, name, None), property)}
     return tuple(name for name in names if not AROUND.search(name) and name not in declared | properties)
+
+
+@functools.cache
+def read_by_model(family: Any, name: str) -> bool:
+    """Whether the text that a causal model of this family reaches names the field, or what stands for it."""
+    alias = {own: usual for usual, own in getattr(family, "attribute_map", {}).items()}
+    names = "|".join({name, alias.get(name, name), getattr(family, "attribute_map", {}).get(name, name)})
+    texts = source.modeling(family.model_type)
+    return any(
+        re.search(rf"\b({names})\b", text)
+        for file, text in texts.items()
+        if not file.startswith("configuration")
+    )
 
 
 @functools.cache

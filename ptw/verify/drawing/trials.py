@@ -106,6 +106,13 @@ class Trials:
         if error := self.outcome(values).error:
             raise PtwError(f"the reference can't run the case {name!r}: {error}")
 
+    def takes(self, values: Values) -> bool:
+        """Whether the config class does."""
+        with contextlib.suppress(Exception):
+            self.family(**json.loads(json.dumps(values)))
+            return True
+        return False
+
     def is_heavy(self, values: Values) -> bool:
         """Whether a model of these values would take long to try."""
         with contextlib.suppress(Exception), torch.device("meta"):

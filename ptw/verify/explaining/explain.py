@@ -74,7 +74,8 @@ def with_trace(
     if shown is None:
         return report
     words = report.explained
-    if not report.passed and parted is None:
+    exact = [entry for entry in report.measured if 0 < entry.limit < locate.EXACT and not entry.passed]
+    if exact and parted is None:
         where = ", ".join(one.case for one in traced)
         words = (
             f"every module that port and reference both have gives the same to one document alone ({where}): "

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from ptw.errors import PtwError
-from ptw.verify import answers, judge, sandbox
+from ptw.verify import answers, judge, refusals, sandbox
 from ptw.verify.cases import Family, Reference
 from ptw.verify.judge import CaseFiles, Tensors, Verifier
 from ptw.verify.mutants import trace
@@ -139,7 +139,7 @@ class Runner:
             return Verdict((Kill("process", "ended", case.name),))
         if (folder / "refused").exists():
             try:
-                judge.refusal(case, folder)
+                refusals.rightful(case, (folder / "refused").read_text(errors="replace"))
             except PtwError as error:
                 return Verdict((Kill("refusal", "error", case.name, str(error)),))
             own = self.folder / "honest" / mutant.port / case.name / "refused"

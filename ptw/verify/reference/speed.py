@@ -24,14 +24,13 @@ def timed(checkpoint: Path, inputs: Tensors, device: str) -> Tensors:
     """step_DEVICE, decode_DEVICE: (rounds,) seconds; memory_DEVICE: bytes; loss, logits."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = opened(checkpoint, dtype, device)
-    model.train()
+    model.eval()  # without dropout, which no port has
     alone, packed = _step(model, inputs, device, alone=True), _step(model, inputs, device, alone=False)
     # packed it may leak between documents: for time and memory that is nothing
     found = {"loss": alone().double().cpu()}
     kept = [timing.kept_bytes(step, device) for step in (alone, packed)]
     quickest = min((alone, packed), key=lambda step: timing.seconds(step, device, rounds=1).item())
     found[f"step_{device}"] = timing.seconds(quickest, device)
-    model.eval()
     decode = _decode(model, inputs, device)
     found["logits"] = decode().float().cpu()
     found[f"decode_{device}"] = timing.seconds(decode, device)

@@ -1,0 +1,50 @@
+"""What may a port refuse, and what must it? By name what it lacks; never the family's plain form."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ptw.errors import PtwError
+
+if TYPE_CHECKING:
+    from ptw.verify.judge import CaseFiles
+
+
+def rightful(case: CaseFiles, message: str) -> str:
+    """The message, if it names a field that the case changed; else refusing is failing."""
+    if not case.drawn.exists():
+        raise PtwError(f"it refused a model that it is to be held to: {message}")
+    drawn = json.loads(case.drawn.read_text())
+    changes = drawn["changes"]
+    if drawn.get("required"):
+        raise PtwError(f"it refused the family's {drawn['name']} configuration, as no port may: {message}")
+    if not any(re.search(rf"\b{re.escape(name)}\b", message) for name in _names(changes)):
+        said = f"it refused a configuration without naming what it does not implement: {message}"
+        raise PtwError(said if changes else f"it refused the family's plain configuration: {message}")
+    return message
+
+
+def is_wanted(case: CaseFiles) -> bool:
+    """Whether a port must refuse it: the reference can't be asked about it in exact arithmetic."""
+    return case.drawn.exists() and bool(json.loads(case.drawn.read_text()).get("unverifiable"))
+
+
+def demand(case: CaseFiles) -> None:
+    """PtwError where a port took what it must refuse."""
+    if is_wanted(case):
+        changes = json.loads(case.drawn.read_text())["changes"]
+        values = ", ".join(f"{name} = {value!r}" for name, value in changes.items())
+        raise PtwError(
+            f"it takes {values}, with which the reference can't be run in exact arithmetic: nobody can say "
+            "whether the port is right, and it must refuse that by name"
+        )
+
+
+def _names(value: Any) -> Iterable[str]:
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield str(key)
+            yield from _names(entry)
