@@ -43,7 +43,19 @@ def ptw(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
 
 def test_help_lists_the_commands_as_a_user_meets_them() -> None:
     assert list(cli.cli.commands) == (
-        ["init", "check", "schema", "add-model", "verify", "train", "runs", "export", "generate", "eval", "eject"]
+        [
+            "init",
+            "check",
+            "schema",
+            "add-model",
+            "verify",
+            "train",
+            "runs",
+            "export",
+            "generate",
+            "eval",
+            "eject",
+        ]
     )
     context = click.Context(cli.cli)
     assert cli.cli.list_commands(context) == list(cli.cli.commands)

@@ -41,8 +41,13 @@ def chapter(name: str, text: str, practice: str) -> str:
 
 
 def digests(first: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Of what a conversation begins with, part by part."""
-    parts = {"rules": first[0]["content"], "reading": first[1]["content"], "tools": json.dumps(list(tools))}
+    """Of what a conversation begins with, part by part; of the tools, how they are called."""
+    functions = [tool["function"] for tool in tools]
+    calls = [
+        [one["name"], sorted(one["parameters"]["properties"]), one["parameters"]["required"]]
+        for one in functions
+    ]
+    parts = {"rules": first[0]["content"], "reading": first[1]["content"], "tools": json.dumps(calls)}
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in parts.items()}
 
 

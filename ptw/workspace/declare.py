@@ -24,8 +24,9 @@ def with_model(text: str, name: str, values: Mapping[str, Any]) -> str:
     before, after = text[:place], text[place:]
     if before and not before.endswith("\n"):
         before += newline
-    gap = newline if before.strip() else ""
-    return before.rstrip("\r\n") + newline * bool(before.strip()) + gap + table + gap * bool(after) + after
+    above = before.rstrip("\r\n") + 2 * newline if before.strip() else ""
+    below = newline + after.lstrip("\r\n") if after.strip() else ""
+    return above + table + below
 
 
 def refuse_known(values: Mapping[str, Any], name: str) -> None:

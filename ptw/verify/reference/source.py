@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 FAMILIES = "transformers.models."
+CHOOSES = "transformers.models.auto"  # among all families, and is none
 LONGEST_DOCSTRING = 300  # characters; what argument lists repeat is left out
 UNREAD = ("_init_weights",)  # methods that no forward pass runs
 Definition = ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign
@@ -68,7 +69,7 @@ def _module(name: str) -> Module:
     file = Path(spec.origin)
     text = file.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    return Module(name, file, text, dict(_definitions(tree)), dict(_imports(tree, name)))
+    return Module(name, file, text, dict(_definitions(tree)), dict(_imports(tree, spec.parent or "")))
 
 
 def _definitions(tree: ast.Module) -> Iterator[tuple[str, Definition]]:
@@ -81,12 +82,12 @@ def _definitions(tree: ast.Module) -> Iterator[tuple[str, Definition]]:
             yield node.target.id, node
 
 
-def _imports(tree: ast.Module, module: str) -> Iterator[tuple[str, tuple[str, str]]]:
+def _imports(tree: ast.Module, package: str) -> Iterator[tuple[str, tuple[str, str]]]:
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             dots = "." * node.level
-            source = importlib.util.resolve_name(f"{dots}{node.module or ''}", module.rpartition(".")[0])
-            if source.startswith(FAMILIES):
+            source = importlib.util.resolve_name(f"{dots}{node.module or ''}", package)
+            if source.startswith(FAMILIES) and not source.startswith(CHOOSES):
                 yield from ((alias.asname or alias.name, (source, alias.name)) for alias in node.names)
 
 
