@@ -57,9 +57,9 @@ ALLOWED = {  # of modules and objects: attributes that may be used
     # of what torch's tensors and modules have; other attributes are the port's and ptw's own
     "tensors": """T mT abs add addcmul all amax amin any argmax argmin argsort baddbmm bmm bool chunk clamp
         clamp_max clamp_min clip clone contiguous cos cumsum detach device dim div dtype eq erf exp expand
-        expand_as extra_repr flatten flip float floor forward gather ge gt index index_add index_select int layout
-        le log log_softmax logsumexp long lt masked_fill matmul max maximum mean min minimum movedim mul
-        name narrow ndim ne neg new_empty new_full new_ones new_zeros norm numel permute pow prod reciprocal
+        expand_as extra_repr flatten flip float floor forward gather ge gt index index_add index_select int
+        layout le log log_softmax logsumexp long lt masked_fill matmul max maximum mean min minimum movedim
+        mul name narrow ndim ne neg new_empty new_full new_ones new_zeros norm numel permute pow prod reciprocal
         relu repeat repeat_interleave reshape roll rsqrt scatter scatter_add select shape sigmoid sign sin
         size softmax sort split sqrt square squeeze sub sum swapaxes t tanh to topk training transpose tril
         triu type_as unbind unflatten unfold unsqueeze values var view view_as where add_ clamp_ copy_ div_
@@ -77,7 +77,8 @@ MOST_NUMBERS, MOST_TEXT, LARGEST = 16, 400, 1 << 40  # in one display, one strin
 def told() -> str:
     """All that a port may name, for whoever writes one."""
     modules = {**NAMES, "ptw.nn.*, ptw.ports.weights": "all that they define"}
-    lines = [f"from {module} import {' '.join(names.split())}" for module, names in modules.items()]
+    lines = ["import math", "import torch"]
+    lines += [f"from {module} import {' '.join(names.split())}" for module, names in modules.items()]
     lines += [f"{place}: {' '.join(names.split())}" for place, names in ALLOWED.items() if place != "math"]
     bases = f"bases: {' '.join(sorted(BASES))}, and ptw.nn's own classes"
     lines += [f"decorators: {' '.join(sorted(DECORATORS))}", bases]

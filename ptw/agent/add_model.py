@@ -105,7 +105,7 @@ def _work(root: Path, run: RunRecord, wish: Wish, source: Origin, tell: Tell) ->
             raise
         finally:
             worktree.close()
-            _record(run, wish, source, talk)
+            _record(root, run, wish, source, talk)
         tell({"kind": "event", "text": outcome.why_not or f"committed on {outcome.branch}"})
     return outcome
 
@@ -179,11 +179,13 @@ def _llm(wish: Wish, source: Origin, talk: Conversation, tell: Tell) -> Asked | 
     return Llm(name, price_of(name, wish.agent), wish.agent.api_base, tell=say)
 
 
-def _record(run: RunRecord, wish: Wish, source: Origin, talk: Conversation) -> None:
+def _record(root: Path, run: RunRecord, wish: Wish, source: Origin, talk: Conversation) -> None:
     """The conversation, to be replayed; of a recording's replay there is one already."""
     if wish.recording is None and wish.agent.llm and not wish.agent.command:
         price = price_of(wish.agent.llm, wish.agent)
-        replay.write(replay.record(talk, source.model_type, wish.agent.llm, price), run.folder / RECORDING)
+        ports = list(rooms.files(root, "models"))
+        lines = replay.record(talk, source.model_type, wish.agent.llm, price, ports)
+        replay.write(lines, run.folder / RECORDING)
 
 
 def _commit(

@@ -141,17 +141,16 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     port = verdict.port
     measured = port["measured"]
     names = list(dict.fromkeys(entry["verifier"] for entry in measured))
-    fine = [name for name in names if name not in verdict.failed]
+    # where cases crashed, those that were compared are none to speak of
+    fine = [name for name in names if name not in verdict.failed and not port["failures"]]
     yield f"{verdict.level}: {'PASSED' if verdict.passed else 'FAILED'} on {port['cases']} cases"
     if fine:
         yield f"within their limits: {', '.join(fine)}"
     for name in verdict.failed:
         yield from (_metric(entry) for entry in measured if entry["verifier"] == name and not entry["passed"])
-    others = [name for name in _known() if name not in names]
+    others = [] if verdict.level == "acceptance" else _asked_later()
     if others and not verdict.report.get("only"):
-        yield f"not asked here: {', '.join(others)}" + (
-            "; acceptance asks them" if verdict.level == "practice" else ""
-        )
+        yield f"asked at acceptance only: {', '.join(others)}"
     words = [] if verdict.passed else _once(port["words"])
     yield from (f"- {_short(text)}" for text in words[:MOST_WORDS])
     if len(words) > MOST_WORDS:
@@ -168,8 +167,10 @@ def _once(words: Sequence[str]) -> list[str]:
     return list({re.sub(r"\bcase \S+", "", text): text for text in reversed(words)}.values())[::-1]
 
 
-def _known() -> list[str]:
-    return list(rooms.files(None, "verifiers"))
+def _asked_later() -> list[str]:
+    """The verifiers that practice does not ask."""
+    read = ((name, rooms.load(file)) for name, file in rooms.files(None, "verifiers").items())
+    return [name for name, module in read if "practice" not in getattr(module, "LEVELS", ("practice",))]
 
 
 def _metric(entry: Mapping[str, Any]) -> str:

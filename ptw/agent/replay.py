@@ -20,8 +20,13 @@ from ptw.errors import PtwError
 VERSION = 1
 
 
-def record(talk: Conversation, model_type: str, llm: str, price: Price) -> list[Entry]:
-    """The lines of a recording: what it is of, then each reply and what came of it."""
+def record(
+    talk: Conversation, model_type: str, llm: str, price: Price, ports: Sequence[str] = ()
+) -> list[Entry]:
+    """The lines of a recording: what it is of, then each reply and what came of it.
+
+    `ports` are those that there were: a draft is made of one, and a warm start tries them.
+    """
     prompts = talk.of("prompt")
     lines: list[Entry] = [
         {
@@ -29,6 +34,7 @@ def record(talk: Conversation, model_type: str, llm: str, price: Price) -> list[
             "model_type": model_type,
             "llm": llm,
             "price": dataclasses.asdict(price),
+            "ports": sorted(set(ports) - {model_type}),
             "prompt": prompts[0]["digests"] if prompts else {},
         }
     ]

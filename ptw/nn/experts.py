@@ -61,7 +61,7 @@ class Groups:
         return rows
 
     def sum(self, out_RD: Tensor, weight_TK: Tensor) -> Tensor:
-        """(T, D): what its experts gave each token, weighted."""
+        """(T, D): what its experts gave each token, weighted; both in one dtype, which the result has."""
         summed: Tensor = _WeightedSum.apply(out_RD, weight_TK, self.token_R, self.row_TK)
         return summed
 

@@ -33,7 +33,8 @@ class RopeConfig:
     ) -> RopeConfig:
         """From a config.json of transformers 5 (`rope_parameters`) or 4 (`rope_theta`, `rope_scaling`).
 
-        width is the head's; PtwError names a type or a key that is not implemented.
+        width is the head's. Of two that stand there `rope_scaling` counts, and a `rope_theta` in it more than
+        one outside, then `theta`. PtwError names a type or a key that is not implemented.
         """
         given = dict(values.get("rope_scaling") or values.get("rope_parameters") or {})
         if given.get("rope_theta") is None:
@@ -54,7 +55,8 @@ class RopeConfig:
         """From the parameters of one RoPE, `rope_theta` among them.
 
         original: the context of the pre-training where config.json has it outside, which weighs more.
-        partial: whether this family turns a head's first `partial_rotary_factor` only, with any type.
+        partial: whether this family turns a head's first `partial_rotary_factor` only, with any type; a
+        port puts one that stands outside of the parameters among them.
         """
         given = dict(parameters)
         rope_type = given.pop("rope_type", given.pop("type", None)) or "default"

@@ -34,7 +34,7 @@ def verdict(passed: bool, level: str = "acceptance") -> Verdict:
         "case": "a",
         "passed": passed,
     }
-    port = {"cases": 1, "measured": [entry], "words": [], "notes": [], "refused": []}
+    port = {"cases": 1, "measured": [entry], "words": [], "notes": [], "refused": [], "failures": []}
     report = {"passed": passed, "seed": 1, "ports": [port]}
     return Verdict(level, passed, () if passed else ("logits",), report)
 

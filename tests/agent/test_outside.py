@@ -1,4 +1,4 @@
-"""A coding agent of one's own works in the worktree: with a shell, without credentials, one file to change."""
+"""A coding agent of one's own: with a shell in the worktree, without credentials, one file to change."""
 
 import shlex
 import sys
@@ -50,7 +50,10 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def submit(desk: Desk) -> Result:
         seen.append(desk.text)
         desk.submissions += 1
-        report = {"seed": 1, "ports": [{"cases": 1, "measured": [], "words": [], "notes": [], "refused": []}]}
+        report = {
+            "seed": 1,
+            "ports": [{"cases": 1, "measured": [], "words": [], "notes": [], "refused": [], "failures": []}],
+        }
         right = "right" in desk.text
         verdict = Verdict("acceptance", right, () if right else ("logits",), report)
         return Result("logits: relative is 1", "accepted" if right else "rejected", verdict)

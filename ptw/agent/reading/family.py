@@ -102,6 +102,8 @@ def _fields(found: Facts) -> Iterator[str]:
         ]
         moves = "moves it" if entry.get("moved_by") else "moves nothing"
         moves = f"its keys move it ({', '.join(path.split('.', 1)[1] for path in inner)})" if inner else moves
+        if str(entry.get("moved_by", "")).endswith("-refused"):
+            moves = "the reference can't be run otherwise in exact arithmetic: refuse any other value by name"
         yield f"{name} = {before}{_shown(default)}: {moves}"
     undeclared = [
         name

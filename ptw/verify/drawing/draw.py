@@ -52,7 +52,8 @@ class _Writer:
     def __init__(self, trials: Trials, draw: random.Random, folder: Path, found: Found) -> None:
         self.trials, self.draw, self.folder, self.found = trials, draw, folder, found
         self.weights = Weights()
-        self.experts = has_experts(trials.model(found.sizes.plain))
+        thorough = [one.values for one in found.configurations if one.kind == THOROUGH]
+        self.experts = any(has_experts(trials.model(values)) for values in thorough)
         (folder / "drawn").mkdir(parents=True, exist_ok=True)
 
     def write(self) -> None:

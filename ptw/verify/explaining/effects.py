@@ -30,7 +30,7 @@ def effects(
         field, value = _change(about.get("changes") or {})
         if name in refused:
             found.append(Effect(field, value, name, None, None, None, "refused"))
-        elif name in said:
+        elif name in said and _logits(said[base][1], said[base]) is not None:  # else nobody asked for any
             found.append(_effect(field, value, name, said[base], said[name]))
     return tuple(found)
 

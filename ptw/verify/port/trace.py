@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import time
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,13 +15,12 @@ from ptw.errors import PtwError
 from ptw.ports.export import export
 from ptw.ports.load import load
 from ptw.ports.port import Port, find_port
-from ptw.verify.port import speed
+from ptw.verify.port import speed, trouble
 from ptw.verify.port.adapted import AdaptedPort
 from ptw.verify.port.model import PortModel
 from ptw.verify.subject import Probe, Subject, Tensors, ask, probes
 from ptw.workspace import rooms
 
-TRACEBACK_LINES = 8
 GO = "go"  # stands in folders["gate"] once the cases are drawn
 POLL_SECONDS = 0.02
 
@@ -44,9 +42,8 @@ def main(folders: dict[str, str]) -> None:
             continue
         try:
             _trace_case(port, root, asked, given, target)
-        except Exception:  # said in the report as this case's failure
-            lines = traceback.format_exc().strip().splitlines()
-            (target / "error").write_text("\n".join(lines[-TRACEBACK_LINES:]))
+        except Exception as error:  # said in the report as this case's failure
+            (target / "error").write_text(trouble.told(error, port.file))
 
 
 def await_cases(folders: Mapping[str, str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import traceback
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -19,8 +18,9 @@ from safetensors.torch import save_file
 from torch import distributed
 
 from ptw.ports.port import Port, find_port
+from ptw.verify.port import trouble
 from ptw.verify.port.sharded import ShardedPort
-from ptw.verify.port.trace import TRACEBACK_LINES, await_cases, refuses
+from ptw.verify.port.trace import await_cases, refuses
 from ptw.verify.subject import Probe, Subject, ask, probes
 from ptw.workspace import rooms
 
@@ -47,9 +47,8 @@ def main(folders: dict[str, str]) -> None:
             continue
         try:
             _trace_case(port, root, asked, given, target)
-        except Exception:  # said in the report as this case's failure
-            lines = traceback.format_exc().strip().splitlines()
-            _say(target, "sharded over two processes:\n" + "\n".join(lines[-TRACEBACK_LINES:]))
+        except Exception as error:  # said in the report as this case's failure
+            _say(target, f"sharded over two processes:\n{trouble.told(error, port.file)}")
             failed = given.name
     if not failed:
         distributed.barrier()
