@@ -59,11 +59,11 @@ ALLOWED = {  # of modules and objects: attributes that may be used
         clamp_max clamp_min clip clone contiguous cos cumsum detach device dim div dtype eq erf exp expand
         expand_as extra_repr flatten flip float floor forward gather ge gt index index_add index_select int
         layout le log log_softmax logsumexp long lt masked_fill matmul max maximum mean min minimum movedim
-        mul name narrow ndim ne neg new_empty new_full new_ones new_zeros norm numel permute pow prod reciprocal
-        relu repeat repeat_interleave reshape roll rsqrt scatter scatter_add select shape sigmoid sign sin
-        size softmax sort split sqrt square squeeze sub sum swapaxes t tanh to topk training transpose tril
-        triu type_as unbind unflatten unfold unsqueeze values var view view_as where add_ clamp_ copy_ div_
-        exp_ fill_ index_add_ masked_fill_ mul_ relu_ scatter_ scatter_add_ sub_""",
+        mul name narrow ndim ne neg new_empty new_full new_ones new_zeros norm numel permute pow prod
+        reciprocal relu repeat repeat_interleave reshape roll rsqrt scatter scatter_add select shape sigmoid
+        sign sin size softmax sort split sqrt square squeeze sub sum swapaxes t tanh to topk training
+        transpose tril triu type_as unbind unflatten unfold unsqueeze values var view view_as where add_
+        clamp_ copy_ div_ exp_ fill_ index_add_ masked_fill_ mul_ relu_ scatter_ scatter_add_ sub_""",
 }
 MAY = {place: frozenset(names.split()) for place, names in ALLOWED.items()}
 MAY_IMPORT = {module: frozenset(names.split()) for module, names in NAMES.items()}
