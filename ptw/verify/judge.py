@@ -111,7 +111,7 @@ def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) 
     """Every case by every verifier; the worst value of each metric stands in the report."""
     cases, verifiers = list(cases), list(verifiers)
     failures = [] if cases else ["no cases were drawn for it"]
-    refused: list[str] = []
+    refused: dict[str, tuple[CaseFiles, str]] = {}
     explained: list[str] = []
     values: dict[tuple[str, str], list[tuple[float, str]]] = {}
     wanted: dict[str, set[str]] = {}
@@ -136,6 +136,7 @@ def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) 
                 values.setdefault((verifier.name, metric), []).append((value, case.name))
             if any(not value <= verifier.limits[metric] for metric, value in found.items()):
                 explained += _explained(verifier, case.name, ours, theirs)
+    failures += refusals.evasions(refused)
     measured, by_case = [], []
     not_run = [name for name, metrics in wanted.items() if not metrics]
     for verifier in (one for one in verifiers if one.name not in not_run):
@@ -151,7 +152,7 @@ def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) 
         port,
         tuple(measured),
         tuple(failures),
-        tuple(refused),
+        tuple(f"{name}: {said}" for name, (case, said) in refused.items() if not refusals.is_wanted(case)),
         len(cases),
         tuple(by_case),
         tuple(explained),
@@ -179,7 +180,7 @@ def measure(verifier: Verifier, ours: Tensors, theirs: Tensors) -> dict[str, flo
     return values
 
 
-def _read(case: CaseFiles, refused: list[str]) -> tuple[Tensors, Tensors] | None:
+def _read(case: CaseFiles, refused: dict[str, tuple[CaseFiles, str]]) -> tuple[Tensors, Tensors] | None:
     """What both said; None for a rightful refusal; PtwError for what the port should not have written."""
     ours: Tensors = {}
     for folder in case.ours:
@@ -187,8 +188,7 @@ def _read(case: CaseFiles, refused: list[str]) -> tuple[Tensors, Tensors] | None
         if "error" in written:
             raise PtwError(f"the port failed:\n{_text(folder / 'error')}")
         if "refused" in written:
-            said = refusals.rightful(case, _text(folder / "refused"))
-            refused += [] if refusals.is_wanted(case) else [f"{case.name}: {said}"]
+            refused[case.name] = (case, refusals.rightful(case, _text(folder / "refused")))
             return None
         refusals.demand(case)
         ours |= port_said(folder)

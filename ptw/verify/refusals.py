@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ptw.errors import PtwError
@@ -25,6 +25,26 @@ def rightful(case: CaseFiles, message: str) -> str:
         said = f"it refused a configuration without naming what it does not implement: {message}"
         raise PtwError(said if changes else f"it refused the family's plain configuration: {message}")
     return message
+
+
+def evasions(messages: Mapping[str, tuple[CaseFiles, str]]) -> list[str]:
+    """Of a case of many fields that was refused: none of those named is refused where it alone is changed."""
+    alone: set[str] = set()
+    together: dict[str, set[str]] = {}
+    for name, (case, message) in messages.items():
+        drawn = json.loads(case.drawn.read_text())
+        named = {
+            field for field in _names(drawn["changes"]) if re.search(rf"\b{re.escape(field)}\b", message)
+        }
+        if drawn["kind"] == "thorough":
+            together[name] = named
+        else:
+            alone |= named
+    return [
+        f"{name}: it refused {', '.join(sorted(named))}, which it takes where nothing else is changed"
+        for name, named in together.items()
+        if not named & alone
+    ]
 
 
 def is_wanted(case: CaseFiles) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ptw.verify.drawing import rope_keys, ropes
 from ptw.verify.drawing.fields import ABSENT, FULL, WINDOWED, Alternatives, apply, family_fields
+from ptw.verify.drawing.merged import merged
 from ptw.verify.drawing.search import Change, Search
 from ptw.verify.drawing.sizes import WINDOW, Sizes, layers_name, native, odd, per_layer, small
 from ptw.verify.drawing.trials import TOKENS, Trials, Values
@@ -139,30 +140,9 @@ def _keys_of(scaling: Change, keys: list[Change]) -> int:
 def _merged(
     name: str, search: Search, base: Values, changes: Iterable[Change], fresh: bool
 ) -> Iterator[Configuration]:
-    """As many of these as run and still move the output beside one another, each added to what is there."""
-    trials, values = search.trials, base
-    added: Values = {}
-    fields: list[str] = []
-    for change in changes:
-        beside = _beside(change, values)
-        if beside is None or set(change.fields) <= set(fields):
-            continue
-        after = apply(values, beside, search.defaults)
-        if trials.moves(values, after) and trials.causal(after):
-            values, added = after, added | beside
-            fields += change.fields
+    values, added, fields = merged(search, base, list(changes))
     if fields:
-        yield Configuration(name, THOROUGH, values, added, tuple(dict.fromkeys(fields)))
-
-
-def _beside(change: Change, values: Values) -> Values | None:
-    """What it changes in these values; None for a key of a RoPE that isn't theirs."""
-    needed = change.gate.get("rope_parameters")
-    if needed is None:
-        return change.all
-    if ropes.types(needed) != ropes.types(values.get("rope_parameters") or {}):
-        return None
-    return change.values
+        yield Configuration(name, THOROUGH, values, added, fields)
 
 
 def _tie(trials: Trials, base: Values) -> Values:
@@ -206,7 +186,7 @@ def _combined(search: Search, base: Values, draw: random.Random) -> Iterator[Con
             continue
         alone = [apply(base, one.all, search.defaults) for one in (first, second)]
         both = apply(alone[0], second.all, search.defaults)
-        if all(trials.moves(one, both) for one in alone):
+        if all(trials.moves(one, both) for one in alone) and trials.decodes(both):
             found += 1
             changes = first.all | second.all
             fields = (*first.fields, *second.fields)

@@ -28,6 +28,8 @@ Tensors = dict[str, Tensor]
 MOVED = 1e-12  # relative: above rounding in fp64, below any effect
 LENGTH = 70  # tokens: longer than the window and than the original context of what scales RoPE
 BRIEF = 20
+STEPS = 3
+DECODED = 1e-9  # relative: far above rounding
 HEAVY = 5_000_000  # parameters
 TOKENS = 60  # below every vocabulary that is drawn
 TIED = 1e-6  # of the spread of a router's scores: closer ones may be decided either way
@@ -100,6 +102,21 @@ class Trials:
                 first.runs and second.runs and float(seen.norm()) <= MOVED * float(first.logits.norm())
             )
         return self.causals[key]
+
+    def decodes(self, values: Values) -> bool:
+        """Whether its steps through a cache give what its forward gives; true where it has no cache.
+
+        A window of 1 token, say, is a slip of some caches: a port can't be right in both.
+        """
+        whole, model = self.outcome(values).logits, self.model(values)
+        if hf.remembers(model):  # keys stay turned as they were: see `decode`
+            return True
+        try:
+            said = hf.stepped(model, self.ids, LENGTH - STEPS)
+        except Exception:  # what can't be asked is no case of `decode`
+            return True
+        expected = whole[LENGTH - STEPS - 1 :]
+        return bool((said - expected).norm() <= DECODED * expected.norm())
 
     def demand(self, values: Values, name: str) -> None:
         """PtwError if the reference can't run it: too few cases must not look like a pass."""

@@ -120,6 +120,18 @@ def forward(model: nn.Module, ids: Tensor) -> Tensor:
     return logits
 
 
+def stepped(model: nn.Module, ids: Tensor, prefill: int) -> Tensor:
+    """(S, V) logits of the last token of a prefill, and of each step through the cache after it."""
+    module: Any = fresh(model)
+    answer = module(ids[None, :prefill], use_cache=True)
+    logits = [answer.logits[0, -1]]
+    for place in range(prefill, len(ids)):
+        one = ids[None, place : place + 1]
+        answer = module(one, past_key_values=answer.past_key_values, use_cache=True)
+        logits.append(answer.logits[0, -1])
+    return torch.stack(logits)
+
+
 def saved_names(model: nn.Module) -> list[str]:
     """The tensors that a checkpoint of this model holds; of tied ones, one."""
     tied = getattr(model, "all_tied_weights_keys", None) or {}

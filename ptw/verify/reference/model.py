@@ -42,7 +42,7 @@ class ReferenceModel:
         with arithmetic(self.exactly):
             pairs = torch.stack([inputs["decode_document"], inputs["decode_prefill"]]).T
             for place, prefill in pairs.tolist():
-                logits.append(self._stepped(documents[place], prefill, steps))
+                logits.append(hf.stepped(self.module, documents[place][: prefill + steps], prefill))
                 tokens, gap = self._generated(documents[place][:prefill], new_tokens)
                 generated.append(tokens)
                 gaps.append(gap)
@@ -100,16 +100,6 @@ class ReferenceModel:
             yield
         finally:
             held.data.copy_(before)
-
-    def _stepped(self, ids: Tensor, prefill: int, steps: int) -> Tensor:
-        module: Any = hf.fresh(self.module)
-        answer = module(ids[None, :prefill], use_cache=True)
-        logits = [answer.logits[0, -1]]
-        for place in range(prefill, prefill + steps):
-            one = ids[None, place : place + 1]
-            answer = module(one, past_key_values=answer.past_key_values, use_cache=True)
-            logits.append(answer.logits[0, -1])
-        return torch.stack(logits)
 
     def _generated(self, prompt: Tensor, new_tokens: int) -> tuple[Tensor, Tensor]:
         module: Any = hf.fresh(self.module)
