@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
+import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -246,7 +247,7 @@ def _changed(
 ) -> Iterator[Values]:
     """Every single change of whole numbers: what the reference's complaint names first, the layers last."""
     complaint = trials.outcome(values).complaint
-    others = [name for name, value in own_fields(trials.family) if _whole(value) and name not in values]
+    others = [name for name in _numbers(trials.family) if name not in values]
     names = [*unknown, *others, *reversed(values)]
     names = [name for name in dict.fromkeys(names) if name not in kept]
     for name in sorted(names, key=lambda name: (name not in complaint, name.endswith("_id"))):
@@ -256,6 +257,14 @@ def _changed(
             yield one | per_layer(trials.family, one)
     for name in set(values) - set(kept):
         yield {key: value for key, value in values.items() if key != name}
+
+
+def _numbers(family: Any) -> Iterator[str]:
+    """Own fields that hold whole numbers, also where the default is none."""
+    kinds = {field.name: re.findall(r"\w+", str(field.type)) for field in dataclasses.fields(family)}
+    for name, value in own_fields(family):
+        if _whole(value) or (value is None and "int" in kinds[name]):
+            yield name
 
 
 def _whole(value: Any) -> bool:
