@@ -29,18 +29,27 @@ class RopeConfig:
 
     @classmethod
     def from_hf(
-        cls, values: Mapping[str, Any], width: int, max_positions: int, theta: float = 10_000.0
+        cls,
+        values: Mapping[str, Any],
+        width: int,
+        max_positions: int,
+        theta: float = 10_000.0,
+        *,
+        partial: bool = False,
     ) -> RopeConfig:
         """From a config.json of transformers 5 (`rope_parameters`) or 4 (`rope_theta`, `rope_scaling`).
 
         width is the head's. Of two that stand there `rope_scaling` counts, and a `rope_theta` in it more than
-        one outside, then `theta`. PtwError names a type or a key that is not implemented.
+        one outside, then `theta`. partial: as of `of_parameters`; a `partial_rotary_factor` may stand outside,
+        too. PtwError names a type or a key that is not implemented.
         """
         given = dict(values.get("rope_scaling") or values.get("rope_parameters") or {})
         if given.get("rope_theta") is None:
             given["rope_theta"] = values.get("rope_theta") or theta
+        if partial and values.get("partial_rotary_factor") is not None:
+            given.setdefault("partial_rotary_factor", values["partial_rotary_factor"])
         outside = values.get("original_max_position_embeddings")
-        return cls.of_parameters(given, width, max_positions, original=outside)
+        return cls.of_parameters(given, width, max_positions, original=outside, partial=partial)
 
     @classmethod
     def of_parameters(
@@ -55,8 +64,7 @@ class RopeConfig:
         """From the parameters of one RoPE, `rope_theta` among them.
 
         original: the context of the pre-training where config.json has it outside, which weighs more.
-        partial: whether this family turns a head's first `partial_rotary_factor` only, with any type; a
-        port puts one that stands outside of the parameters among them.
+        partial: whether this family turns a head's first `partial_rotary_factor` only, with any type.
         """
         given = dict(parameters)
         rope_type = given.pop("rope_type", given.pop("type", None)) or "default"
