@@ -181,11 +181,11 @@ def _llm(wish: Wish, source: Origin, talk: Conversation, tell: Tell) -> Asked | 
 
 def _record(root: Path, run: RunRecord, wish: Wish, source: Origin, talk: Conversation) -> None:
     """The conversation, to be replayed; of a recording's replay there is one already."""
-    if wish.recording is None and wish.agent.llm and not wish.agent.command:
-        price = price_of(wish.agent.llm, wish.agent)
+    agent = wish.agent
+    if wish.recording is None and agent.llm and not agent.command:
         ports = list(rooms.files(root, "models"))
-        lines = replay.record(talk, source.model_type, wish.agent.llm, price, ports)
-        replay.write(lines, run.folder / RECORDING)
+        about = (agent.llm, price_of(agent.llm, agent), ports, agent.budget_usd)
+        replay.write(replay.record(talk, source.model_type, *about), run.folder / RECORDING)
 
 
 def _commit(

@@ -167,6 +167,14 @@ def locate(desk: Desk) -> Result:
     return Result(judging.located(desk.last), "located")
 
 
+def case(desk: Desk, name: str) -> Result:
+    """Practice cases are fixed, and no secret; of acceptance's nothing is kept."""
+    found = judging.practice_config(desk.root, name)
+    if found is None:
+        return _unable(f"case: practice has no case {name!r}; its reports name them, as 00-plain")
+    return Result(found, f"case {name}")
+
+
 def submit(desk: Desk) -> Result:
     """Practice first: an acceptance that must fail is asked for in vain."""
     practised = practice(desk)
@@ -227,6 +235,12 @@ TOOLS = (
     ),
     Tool(
         "locate", "Of the last practice: module by module, how far port and reference are apart.", {}, locate
+    ),
+    Tool(
+        "case",
+        "The config.json of a practice case, by the name that practice gives it.",
+        {"name": TEXT},
+        case,
     ),
     Tool(
         "submit",

@@ -16,6 +16,7 @@ from typing import Any
 
 from ptw.agent.environment import clean
 from ptw.errors import PtwError
+from ptw.verify.cases import cache_folder
 from ptw.verify.sandbox import PACKAGE
 from ptw.workspace import rooms
 
@@ -76,6 +77,13 @@ def accept(root: Path, model_type: str, text: str, model: Mapping[str, Any]) -> 
         table = ["[models.accepted]", *lines] if lines else []
         (place / "workspace.toml").write_text("\n".join(['[workspace]\nname = "acceptance"', *table]) + "\n")
         return _verify(place, model_type, "acceptance", [])
+
+
+def practice_config(root: Path, name: str) -> str | None:
+    """The config.json of a practice case that was drawn in this workspace; of several draws the newest."""
+    found = cache_folder(root).glob("cases/*/given/*/checkpoint/config.json")
+    files = [file for file in found if file.parent.parent.name == name]
+    return max(files, key=lambda file: file.stat().st_mtime).read_text(encoding="utf-8") if files else None
 
 
 def gate_digest() -> str:

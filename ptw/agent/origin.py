@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ def find(source: str, revision: str | None, root: Path) -> Origin:
 
 def architectures() -> tuple[str, ...]:
     """The model types of causal language models."""
+    # what it thinks of configurations that are made only to be looked at is nobody's concern
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)

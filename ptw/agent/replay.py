@@ -21,7 +21,12 @@ VERSION = 1
 
 
 def record(
-    talk: Conversation, model_type: str, llm: str, price: Price, ports: Sequence[str] = ()
+    talk: Conversation,
+    model_type: str,
+    llm: str,
+    price: Price,
+    ports: Sequence[str] = (),
+    budget_usd: float | None = None,
 ) -> list[Entry]:
     """The lines of a recording: what it is of, then each reply and what came of it.
 
@@ -34,6 +39,7 @@ def record(
             "model_type": model_type,
             "llm": llm,
             "price": dataclasses.asdict(price),
+            "budget_usd": budget_usd,
             "ports": sorted(set(ports) - {model_type}),
             "prompt": prompts[0]["digests"] if prompts else {},
         }

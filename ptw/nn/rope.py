@@ -40,8 +40,8 @@ class RopeConfig:
         """From a config.json of transformers 5 (`rope_parameters`) or 4 (`rope_theta`, `rope_scaling`).
 
         width is the head's. Of two that stand there `rope_scaling` counts, and a `rope_theta` in it more than
-        one outside, then `theta`. partial: as of `of_parameters`; a `partial_rotary_factor` may stand outside,
-        too. PtwError names a type or a key that is not implemented.
+        one outside, then `theta`. partial: as of `of_parameters`; a `partial_rotary_factor` may stand
+        outside, too. PtwError names a type or a key that is not implemented.
         """
         given = dict(values.get("rope_scaling") or values.get("rope_parameters") or {})
         if given.get("rope_theta") is None:
@@ -105,13 +105,20 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class Rotation:
-    """cos and sin of every token's angles, (B, T, 1, width), in the dtype of the hidden states."""
+    """cos and sin of every token, (B, T, 1, width): of the angles of width / 2 pairs, twice over.
+
+    In the dtype of what `Rope` was given: of `hidden_BTD.float()` they are not rounded.
+    """
 
     cos: Tensor
     sin: Tensor
 
     def __call__(self, heads_BTNH: Tensor) -> Tensor:
-        """Turn each pair (i, i + width/2) of the heads; what lies beyond the rotated width is left."""
+        """Turn each pair (i, i + width/2) of the heads; what lies beyond the rotated width is left.
+
+        Of halves a and b it gives (a cos - b sin, b cos + a sin). A family that turns otherwise makes a
+        `Rotation` of its own (-sin turns back), or other pairs by hand.
+        """
         width = self.cos.shape[-1]
         turned, kept = heads_BTNH[..., :width], heads_BTNH[..., width:]
         first, second = turned.chunk(2, dim=-1)

@@ -46,6 +46,7 @@ def test_it_writes_and_edits_one_file(desk: Desk, tmp_path: Path) -> None:
         ("edit", {"old": "", "new": "x"}, "is empty"),
         ("write", {"text": "#" * 70_000}, "at most 60000"),
         ("locate", {}, "call practice first"),
+        ("case", {"name": "00-plain"}, "practice has no case"),
     ],
 )
 def test_a_call_that_is_wrong_is_told_what_would_do(desk: Desk, name: str, arguments: Any, said: str) -> None:
