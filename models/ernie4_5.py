@@ -39,9 +39,7 @@ class Config:
     @classmethod
     def from_hf(cls, values: dict[str, Any]) -> Config:
         heads = values.get("num_attention_heads", cls.num_attention_heads)
-        width = (
-            values.get("head_dim", cls.head_dim) or values.get("hidden_size", cls.hidden_size) // heads
-        )
+        width = values.get("head_dim", cls.head_dim) or values.get("hidden_size", cls.hidden_size) // heads
         positions = values.get("max_position_embeddings", cls.max_position_embeddings)
         return read_config(
             cls,

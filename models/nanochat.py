@@ -154,9 +154,7 @@ class Model(nn.Module):
         return self.model(ids_BT, layout, cache)
 
     def head(self) -> Head:
-        return Head(
-            self.lm_head.weight, self.config.vocab_size, cap=self.config.final_logit_softcapping
-        )
+        return Head(self.lm_head.weight, self.config.vocab_size, cap=self.config.final_logit_softcapping)
 
 
 def weights(config: Config) -> list[Operator]:

@@ -197,8 +197,7 @@ def weights(config: Config) -> list[Operator]:
         if config.qk_layernorm:
             for side, heads in (("q", config.num_attention_heads), ("k", config.num_key_value_heads)):
                 operators += [
-                    Same(f"{block}.self_attn.{side}_layernorm.norms.{index}.weight")
-                    for index in range(heads)
+                    Same(f"{block}.self_attn.{side}_layernorm.norms.{index}.weight") for index in range(heads)
                 ]
     for norm in norms:
         operators += [Same(f"{norm}.weight"), Same(f"{norm}.bias")]

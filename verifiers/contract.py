@@ -33,6 +33,7 @@ FOREIGN = {
     "dataclasses",
     "once",
     "once_differentiable",
+    "re",
     *MODULES,
 }  # stand in modules of ptw, and are not its own
 ALLOWED = {  # of modules and objects: attributes that may be used

@@ -19,8 +19,9 @@ from ptw.agent.judging import Verdict
 from ptw.agent.reading.family import Facts
 from ptw.agent.reading.nearest import Neighbour
 from ptw.errors import PtwError
+from ptw.ports.mapping import as_named
 from ptw.ports.port import Port, configure
-from ptw.ports.weights import Absent, Tied, as_named
+from ptw.ports.weights import Absent, Tied
 
 MOST_TRIED, MOST_LOOKED_AT = 3, 6
 Tell = Callable[[str], None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from ptw.errors import PtwError
 from ptw.ports.checkpoint import Checkpoint, open_checkpoint
+from ptw.ports.mapping import as_named, held_wide, padded_tables
 from ptw.ports.port import Port, configure, find_port
-from ptw.ports.weights import Absent, Operator, Tied, as_named, padded_tables
+from ptw.ports.weights import Absent, Operator, Tied
 from ptw.workspace import rooms
 
 
@@ -53,8 +54,8 @@ def load(
         reference, notes = load_reference(folder, dtype, device)
         return Loaded(reference, checkpoint.hf_config, None, notes)
     config = configure(found, checkpoint.hf_config)
-    module = _empty(found, config, dtype or stored_dtype(checkpoint), device)
     operators = as_named(found.weights(config), checkpoint.files)
+    module = _empty(found, config, dtype or stored_dtype(checkpoint), device, held_wide(operators))
     fill(module, operators, checkpoint)
     return Loaded(module, checkpoint.hf_config, found, operators=tuple(operators))
 
@@ -76,8 +77,8 @@ def create(
             f"there are {known}"
         )
     config = configure(found, hf_config)
-    module = _empty(found, config, dtype, device)
     operators = found.weights(config)
+    module = _empty(found, config, dtype, device, held_wide(operators))
     initialise(module, seed, float(hf_config.get("initializer_range", 0.02)), padded_tables(operators))
     return Loaded(module, dict(hf_config), found, operators=tuple(operators))
 
@@ -149,23 +150,29 @@ class _NoDefaults(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _empty(port: Port, config: Any, dtype: torch.dtype, device: torch.device | str) -> nn.Module:
-    """The port's modules with unset memory: made on the meta device, so that no default weights are drawn."""
+def _empty(
+    port: Port, config: Any, dtype: torch.dtype, device: torch.device | str, wide: Collection[str]
+) -> nn.Module:
+    """The port's modules with unset memory: made on the meta device, so that no default weights are drawn.
+
+    Parameters that are `wide` are in fp32 at least.
+    """
     with torch.device("meta"), _NoDefaults():
         module = port.Model(config).to(dtype)
     kept: dict[int, Tensor] = {}  # one tensor may have several names
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):
         if id(parameter) not in kept:
-            kept[id(parameter)] = nn.Parameter(_unset(parameter, device), parameter.requires_grad)
+            held = torch.promote_types(dtype, torch.float32) if name in wide else dtype
+            kept[id(parameter)] = nn.Parameter(_unset(parameter, device, held), parameter.requires_grad)
         _put(module, name, kept[id(parameter)])
     for name, buffer in list(module.named_buffers(remove_duplicate=False)):
-        _put(module, name, kept.setdefault(id(buffer), _unset(buffer, device)))
+        _put(module, name, kept.setdefault(id(buffer), _unset(buffer, device, buffer.dtype)))
     return module
 
 
-def _unset(tensor: Tensor, device: torch.device | str) -> Tensor:
+def _unset(tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
     # not `empty_like`: of a tensor on the meta device it imports sympy
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+    return torch.empty(tensor.shape, dtype=dtype, device=device)
 
 
 def _put(module: nn.Module, name: str, tensor: Tensor) -> None:

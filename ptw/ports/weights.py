@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -139,36 +139,25 @@ class Either:
         return self.forms[0].to_hf(tensors)
 
 
-def as_named(operators: Sequence[Operator], found: Collection[str]) -> list[Operator]:
-    """The operators with the names that a checkpoint has, so that it is written under them, too."""
-    return [_as_named(operator, found) for operator in operators]
+@dataclass(frozen=True)
+class Wide:
+    """An operator whose parameters are held in fp32 at least, as the reference has them."""
 
+    operator: Operator
 
-def _as_named(operator: Operator, found: Collection[str]) -> Operator:
-    if isinstance(operator, Named):
-        return replace(operator, names=tuple(sorted(operator.names, key=lambda name: name not in found)))
-    if isinstance(operator, Either):
-        return next((form for form in operator.forms if set(form.theirs) <= set(found)), operator)
-    return operator
+    @property
+    def theirs(self) -> tuple[str, ...]:
+        return self.operator.theirs
 
+    @property
+    def ours(self) -> tuple[str, ...]:
+        return self.operator.ours
 
-def back_to_checkpoint(
-    operators: Sequence[Operator], state: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
-) -> Iterator[tuple[str, Tensor]]:
-    """Gradients of checkpoint tensors by those of the parameters: any map is right, also one that scales."""
-    for operator in operators:
-        theirs = [state[name].to(torch.float64).requires_grad_() for name in operator.theirs]
-        if theirs:
-            with torch.enable_grad():
-                ours = operator.from_hf(theirs)
-            sums = [gradients[name] for name in operator.ours]
-            yield from zip(operator.theirs, torch.autograd.grad(ours, theirs, sums), strict=True)
+    def from_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return self.operator.from_hf(tensors)
 
-
-def padded_tables(operators: Sequence[Operator]) -> dict[str, int]:
-    """The parameters that have rows beyond the vocabulary, and how many rows are not."""
-    plain = [operator.operator if isinstance(operator, Named) else operator for operator in operators]
-    return {table.name: table.vocabulary for table in plain if isinstance(table, PadVocabulary)}
+    def to_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return self.operator.to_hf(tensors)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ptw.ports.mapping import as_named, held_wide
 from ptw.ports.weights import (
     Either,
     Fuse,
@@ -13,12 +14,13 @@ from ptw.ports.weights import (
     Split,
     Stack,
     Transpose,
-    as_named,
+    Wide,
 )
 
 OPERATORS = [
     (Same("a"), [(3, 4)]),
     (Rename("a", "b"), [(3, 4)]),
+    (Wide(Rename("a", "b")), [(3, 4)]),
     (Fuse(("q", "k", "v"), "qkv", (4, 2, 2)), [(4, 5), (2, 5), (2, 5)]),
     (Fuse(("gate", "up"), "gate_up", (3, 3), dim=1), [(5, 3), (5, 3)]),
     (Split("qkv", ("q", "k", "v"), (4, 2, 2)), [(8, 5)]),
@@ -73,3 +75,9 @@ def test_parts_of_an_expert_lie_one_below_the_other():
 def test_of_several_forms_the_one_is_taken_that_is_there_whole(found, taken):
     (operator,) = as_named([Either((Stack(("0", "1"), "experts"), Same("experts")))], found)
     assert (operator.theirs, operator.ours) == (taken, ("experts",))
+
+
+def test_what_is_held_wide_is_known_also_under_another_name():
+    operators = as_named([Wide(Either((Same("a"), Rename("old", "a")))), Same("b")], {"old"})
+    assert operators[0].theirs == ("old",)
+    assert held_wide(operators) == {"a"}

@@ -23,8 +23,9 @@ from ptw.nn.decode import generate
 from ptw.nn.head import IGNORED
 from ptw.nn.layout import Layout
 from ptw.ports.load import load
+from ptw.ports.mapping import back_to_checkpoint, padded_tables
 from ptw.ports.port import Port
-from ptw.ports.weights import Operator, back_to_checkpoint, padded_tables
+from ptw.ports.weights import Operator
 from ptw.verify.subject import Tensors, arithmetic
 
 QUICK = ("dense", "documents")  # flex, which a CPU runs uncompiled, is asked for by name

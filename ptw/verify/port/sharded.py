@@ -12,9 +12,9 @@ from torch import Tensor, distributed
 
 from ptw.nn.layout import Layout
 from ptw.ports.load import load
+from ptw.ports.mapping import back_to_checkpoint
 from ptw.ports.parallel import shard, whole
 from ptw.ports.port import Port
-from ptw.ports.weights import back_to_checkpoint
 from ptw.verify.subject import Tensors, arithmetic
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ptw.nn.cache import KVCache
 from ptw.nn.layout import Layout
 from ptw.ports.load import create
-from ptw.ports.weights import Operator, as_named
+from ptw.ports.mapping import as_named
+from ptw.ports.weights import Operator
 from ptw.verify import timing
 from ptw.verify.subject import Tensors
 
