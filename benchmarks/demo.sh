@@ -20,7 +20,10 @@ rm -rf demo && mkdir demo && cd demo
 show ptw init catalogue
 cd catalogue
 show ptw check
-show ptw verify recommender assistant
+# a family that has no port yet: an LLM's replies are recorded, its tool calls and every verdict are live
+show ptw add-model writer --hf starcoder2 --replay ../../tests/agent/recordings/starcoder2.jsonl
+show git merge --quiet --ff-only ptw/add-writer
+show ptw verify recommender assistant writer
 
 show ptw train next-title
 show ptw train chat-sft

@@ -16,6 +16,7 @@ WIDTH, HEIGHT = 72, 12  # characters of a curve; each holds 2 x 4 dots
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of a braille character, by column and row
 STYLES = {"done": "green", "running": "cyan", "stopped": "yellow", "failed": "red"}
 EVENTS_SHOWN = 8
+REPLIES = "steps.jsonl"  # of add-model
 
 
 def table(records: Sequence[RunRecord]) -> RenderableType:
@@ -32,7 +33,7 @@ def table(records: Sequence[RunRecord]) -> RenderableType:
             record.name,
             Text(record.state, STYLES.get(record.state, "")),
             datetime.fromisoformat(record.created).astimezone().strftime("%Y-%m-%d %H:%M"),
-            str(last.get("step", 0)),
+            str(last.get("step", _replies(record))),
             f"{last['loss']:.4f}" if last else "-",
             _commit(record),
         )
@@ -55,6 +56,11 @@ def show(record: RunRecord) -> RenderableType:
 def trained(record: RunRecord) -> list[dict[str, Any]]:
     """The lines of training steps."""
     return [line for line in lines.read(record.folder / METRICS)[0] if line.get("kind") == "train"]
+
+
+def _replies(record: RunRecord) -> int:
+    """Of the LLM, where one worked on a port."""
+    return sum(line.get("kind") == "reply" for line in lines.read(record.folder / REPLIES)[0])
 
 
 def curve(points: Sequence[tuple[float, float]], width: int = WIDTH, height: int = HEIGHT) -> str:
