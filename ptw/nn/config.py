@@ -100,7 +100,8 @@ def read_config(
     `derived` gives fields that are made of several keys, which `consumed` names. `choices` says which values
     of a key the port implements, also for keys that are no field or inert. Any other key must be a field,
     inert or a rate of dropout, which is never applied.
-    PtwError names each key that is none of these.
+    PtwError names each key that is none of these. Whole numbers are sizes, from 1 on, unless the field is an id
+    or 0 by default.
     """
     assert dataclasses.is_dataclass(config_class)
     names = {field.name for field in dataclasses.fields(config_class)}
@@ -119,7 +120,8 @@ def read_config(
     taken = {key: _frozen(values[key]) for key in names & set(values) if key not in derived}
     fields = {**taken, **derived}
     for field in dataclasses.fields(config_class):
-        if field.name in fields and (expected := _fault(field.name, fields[field.name], str(field.type))):
+        least = 0 if field.name.endswith("_token_id") or field.default == 0 else 1
+        if field.name in fields and (expected := _fault(fields[field.name], str(field.type), least)):
             raise PtwError(f"config.json: {field.name} = {fields[field.name]!r}: it must be {expected}")
     heads, keys = fields.get("num_attention_heads"), fields.get("num_key_value_heads")
     if heads and keys and heads % keys:
@@ -138,14 +140,13 @@ def padding_id(pad_token_id: int | None, vocabulary: int) -> int | None:
     return pad_token_id if pad_token_id is None or pad_token_id >= 0 else vocabulary + pad_token_id
 
 
-def _fault(name: str, value: Any, annotation: str) -> str | None:
-    """What a field of this annotation must be, where the value isn't; sizes are positive, ids from 0 on."""
+def _fault(value: Any, annotation: str, least: int) -> str | None:
+    """What a field of this annotation must be, where the value isn't."""
     kinds = annotation.split(" | ")
     if value is None and "None" in kinds:
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kinds[0] == "int":
-        least = 0 if name.endswith("_token_id") else 1
         if not (is_number and isinstance(value, int) and value >= least):
             return f"an integer from {least} on"
     if kinds[0] == "float" and not is_number:

@@ -22,7 +22,7 @@ def rightful(case: CaseFiles, message: str) -> str:
     if drawn.get("required"):
         raise PtwError(f"it refused the family's {drawn['name']} configuration, as no port may: {message}")
     if not any(re.search(rf"\b{re.escape(name)}\b", message) for name in _names(changes)):
-        said = f"it refused a configuration without naming what it does not implement: {message}"
+        said = f"it refused a configuration for something that is none of its changes: {message}"
         raise PtwError(said if changes else f"it refused the family's plain configuration: {message}")
     return message
 

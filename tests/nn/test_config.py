@@ -51,3 +51,13 @@ def test_what_does_not_fit_is_named(key, value):
 )
 def test_no_rate_of_dropout_is_applied(key):
     assert read(**{key: 0.1}) == Config()
+
+
+def test_a_number_that_is_none_by_default_may_be_none():
+    @dataclass(frozen=True)
+    class Layers:
+        first_dense: int = 0
+
+    assert read_config(Layers, {"first_dense": 0}, derived={}, choices={}) == Layers()
+    with pytest.raises(PtwError, match="from 0 on"):
+        read_config(Layers, {"first_dense": -1}, derived={}, choices={})
