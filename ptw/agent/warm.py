@@ -102,6 +102,8 @@ def adapted(found: Facts, port: Port) -> tuple[str, tuple[str, ...]]:
         field = re.search(rf"(?m)^    {name}: [^=\n]+ = (.*)$", text)
         if field is not None:
             text = text[: field.start(1)] + _written(value) + text[field.end(1) :]
+        if found.declared.get(name) is not None:  # left out, it is this, and not what the port derives
+            text = text.replace(f'values.get("{name}")', f'values.get("{name}", cls.{name})')
     if defaults:
         changes.append(f"this family's defaults of {', '.join(defaults)}")
     renamed = dict(renamings(found, port))

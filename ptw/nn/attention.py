@@ -15,7 +15,7 @@ from ptw.nn.layout import Layout
 
 
 @dataclass(frozen=True, eq=False)
-class _How:
+class How:
     """What a family's attention has of its own."""
 
     scale: float
@@ -45,7 +45,7 @@ def attend(
     cap * tanh(x / cap) before the softmax; sinks and a cap together are not offered.
     """
     assert sinks_N is None or cap is None
-    how = _How(scale, window, sinks_N, cap)
+    how = How(scale, window, sinks_N, cap)
     if cache is not None:
         key_BTKH, value_BTKH = cache.extend(key_BTKH, value_BTKH, layout)
     if layout.backend != "flex":  # SDPA's fast kernels take as many key heads as query heads
@@ -61,7 +61,7 @@ def attend(
     return _sdpa(query, key, value, how, mask).transpose(1, 2)
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, how: _How, mask: Tensor | None = None) -> Tensor:
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, how: How, mask: Tensor | None = None) -> Tensor:
     """One call, heads first; without a mask it is causal."""
     width, tokens = value.shape[-1], query.shape[2]
     if how.cap is not None:
@@ -113,7 +113,7 @@ def _by_document(
     key_BTKH: Tensor,
     value_BTKH: Tensor,
     layout: Layout,
-    how: _How,
+    how: How,
 ) -> Tensor:
     """One call a document: the cost is the sum of the squared lengths, and nothing can leak."""
     # `split`: its backward is one concatenation; a slice's is a tensor of zeros of the whole batch's size
@@ -128,7 +128,7 @@ def _by_document(
     return torch.cat(attended).view(*query_BTNH.shape[:3], value_BTKH.shape[-1])
 
 
-def _document(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how: _How) -> Tensor:
+def _document(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how: How) -> Tensor:
     length, window = query.shape[2], how.window
     if window is None or length <= window:
         return _sdpa(query, key, value, how)
@@ -155,7 +155,7 @@ def _mask(layout: Layout, keys: int, window: int | None) -> Tensor:
     return allowed if window is None else allowed & (query_position - key_position < window)
 
 
-def _flex(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how: _How) -> Tensor:
+def _flex(query: Tensor, key: Tensor, value: Tensor, layout: Layout, how: How) -> Tensor:
     scale, window, sinks_N = how.scale, how.window, how.sinks_N
     blocks = layout.remember(("flex", window), lambda: _block_mask(layout, window))
     attention = _compiled_flex() if query.is_cuda else _flex_attention()

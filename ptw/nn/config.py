@@ -100,8 +100,8 @@ def read_config(
     `derived` gives fields that are made of several keys, which `consumed` names. `choices` says which values
     of a key the port implements, also for keys that are no field or inert. Any other key must be a field,
     inert or a rate of dropout, which is never applied.
-    PtwError names each key that is none of these. Whole numbers are sizes, from 1 on, unless the field is an id
-    or 0 by default.
+    PtwError names each key that is none of these. Whole numbers are sizes, from 1 on, unless the field is
+    an id or 0 by default.
     """
     assert dataclasses.is_dataclass(config_class)
     names = {field.name for field in dataclasses.fields(config_class)}
@@ -146,9 +146,8 @@ def _fault(value: Any, annotation: str, least: int) -> str | None:
     if value is None and "None" in kinds:
         return None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kinds[0] == "int":
-        if not (is_number and isinstance(value, int) and value >= least):
-            return f"an integer from {least} on"
+    if kinds[0] == "int" and not (is_number and isinstance(value, int) and value >= least):
+        return f"an integer from {least} on"
     if kinds[0] == "float" and not is_number:
         return "a number"
     if kinds[0] == "bool" and not isinstance(value, bool):

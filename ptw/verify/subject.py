@@ -45,6 +45,9 @@ class Model(Protocol):
     def rows(self, ids_BT: Tensor) -> Tensor:
         """(B, T, V): each row a document alone."""
 
+    def bounds(self, ids_T: Tensor) -> Tensor:
+        """A port's: windows and caps that its attention is given; the reference's: its config's numbers."""
+
     def losses(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensor:
         """(D,): each document's summed loss, in the port by chunks."""
 

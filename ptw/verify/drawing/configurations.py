@@ -20,6 +20,7 @@ from ptw.verify.drawing.trials import TOKENS, Trials, Values
 
 THOROUGH, ORDINARY, FIELD = "thorough", "ordinary", "field"
 LAYERS = 7
+LONG, POSITIONS = (1100, 2300), 4096  # tokens of a document that no port can have been made for
 COMBINATIONS = 6  # of two changes each, at acceptance
 Moving = dict[str, list[Change]]  # by field
 
@@ -35,6 +36,7 @@ class Configuration:
     fields: tuple[str, ...] = ()  # that it moves
     spelling: str = ""  # of RoPE in config.json: today's, or the key by which older ones name the type
     outliers: bool = False  # a few channels far larger than the rest
+    length: int = 0  # of one document, where it is longer than all others
     refused: bool = False  # the reference itself can't be run so: a port must not take it
     published: bool = False  # the checkpoint as the Hub has it, where the reference's own names are others
 
@@ -131,6 +133,8 @@ def _thorough(
     yield from _merged("everything", search, other | tied, every, fresh)
     if fresh:
         yield Configuration("outliers", ORDINARY, plain, {}, outliers=True)
+        far = plain | native(trials.family, {"max_position_embeddings": POSITIONS})
+        yield Configuration("long", FIELD, far if trials.runs(far) else plain, length=draw.randrange(*LONG))
 
 
 def _keys_of(scaling: Change, keys: list[Change]) -> int:

@@ -23,11 +23,12 @@ from ptw.verify.drawing.configurations import FIELD, THOROUGH, Configuration, Fo
 from ptw.verify.drawing.decided import forced, is_decided, precise
 from ptw.verify.drawing.fields import family_fields
 from ptw.verify.drawing.informative import outliers
-from ptw.verify.drawing.trials import TIED, Trials, Values
+from ptw.verify.drawing.trials import TIED, TOKENS, Trials, Values
 from ptw.verify.exact import exact
 from ptw.verify.reference import hf
 
 NAME_LENGTH = 60
+TRIES = 8
 REQUIRED = ("plain", "odd sizes")  # no port may refuse a size
 
 
@@ -87,7 +88,7 @@ class _Writer:
         # of what the reference can't be run with only the configuration is looked at
         values = self.found.search.base if configuration.refused else configuration.values
         outcome = self.trials.outcome(values)
-        ids = self.trials.ids
+        ids = self._long(values, configuration.length) if configuration.length else self.trials.ids
         _write_config(checkpoint, _config(self.trials, configuration.values), configuration, "given")
         saved = self.trials.published(values) if configuration.published else outcome.saved
         save_file(saved, checkpoint / "model.safetensors", metadata={"format": "pt"})
@@ -95,6 +96,15 @@ class _Writer:
         save_file(inputs, checkpoint.parent / "inputs.safetensors")
         self._look(name, values, outcome.saved)
         return self.trials.seed
+
+    def _long(self, values: Values, length: int) -> Tensor:
+        """Tokens in which no choice of experts is close."""
+        model, routes = self.trials.model(values), self.trials.outcome(values).routed
+        for _ in range(TRIES):
+            ids = torch.tensor([self.draw.randrange(TOKENS) for _ in range(length)])
+            if not routes or is_decided(model, ids.tolist(), TIED):
+                break
+        return ids
 
     def _look(self, name: str, values: Values, saved: dict[str, Tensor]) -> None:
         """At weights that only this case has."""

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ptw.nn import head
+from ptw.nn import attention, head
 from ptw.nn.cache import KVCache
 from ptw.nn.decode import generate
 from ptw.nn.head import IGNORED
@@ -57,6 +57,21 @@ class PortModel:
     def rows(self, ids_BT: Tensor) -> Tensor:
         with arithmetic(self.exactly):
             return self._logits(ids_BT, Layout.of_documents([[ids_BT.shape[1]]] * len(ids_BT)))
+
+    def bounds(self, ids_T: Tensor) -> Tensor:
+        given: set[float] = set()
+        told = attention.How
+
+        def noted(scale: float, window: int | None, sinks_N: Tensor | None, cap: float | None) -> Any:
+            given.update(float(bound) for bound in (window, cap) if bound is not None)
+            return told(scale, window, sinks_N, cap)
+
+        attention.How = noted  # type: ignore[assignment,misc]
+        try:
+            self.logits(ids_T)
+        finally:
+            attention.How = told  # type: ignore[misc]
+        return torch.tensor(sorted(given), dtype=torch.float64)
 
     def lines(self, ids_T: Tensor) -> Tensor:
         """The numbers of the lines of the port's file that run, from hidden states to logits and loss."""

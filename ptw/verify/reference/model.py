@@ -57,6 +57,9 @@ class ReferenceModel:
             logits: Tensor = hf.fresh(self.module)(ids_BT, use_cache=False).logits
             return logits
 
+    def bounds(self, ids_T: Tensor) -> Tensor:
+        return torch.tensor(sorted(set(_numbers(self.module.config.to_dict()))), dtype=torch.float64)
+
     def losses(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensor:
         pairs = zip(ids.split(list(lengths)), targets.split(list(lengths)), strict=True)
         return torch.stack([self._loss(document, answers) for document, answers in pairs]).detach()
@@ -115,6 +118,15 @@ class ReferenceModel:
         )
         best = torch.cat(answer.logits).topk(2).values
         return answer.sequences[0, len(prompt) :], (best[:, 0] - best[:, 1]) / best[:, 0].abs()
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All in a configuration, however deep."""
+    if isinstance(value, dict | list | tuple):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(one)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
 
 
 def opened_plainly(folder: Path) -> tuple[Any, int]:

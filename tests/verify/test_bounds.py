@@ -1,0 +1,36 @@
+"""A window that is longer than every document that is tried shows in no output: it is seen as it is given."""
+
+from pathlib import Path
+
+import torch
+
+from ptw.ports.port import load_port
+from ptw.verify.port.model import PortModel
+from ptw.verify.reference.model import ReferenceModel
+from tests.verify.conftest import Answered
+
+ROOT = Path(__file__).resolve().parents[2]
+SCALE = "scale=self.head_dim**-0.5)"
+
+
+def port(folder: Path, bound: str, checkpoint: Path) -> PortModel:
+    text = (ROOT / "models" / "llama.py").read_text()
+    assert SCALE in text
+    file = folder / "models" / "llama.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(text.replace(SCALE, f"scale=self.head_dim**-0.5{bound})"))
+    return PortModel(load_port(file), folder, checkpoint, torch.float64, True)
+
+
+def test_a_window_of_its_own_is_none_of_the_configurations(
+    answered: dict[str, Answered], tmp_path: Path
+) -> None:
+    family = answered["llama"].family
+    checkpoint = family.given / answered["llama"].case("plain") / "checkpoint"
+    ids = torch.arange(20)
+    known = ReferenceModel(checkpoint, torch.float64, True).bounds(ids).tolist()
+    assert port(tmp_path / "honest", "", checkpoint).bounds(ids).tolist() == []
+    given = port(tmp_path / "bounded", ", window=4096", checkpoint).bounds(ids).tolist()
+    assert given == [4096.0]
+    assert not set(given) & set(known)
+    assert {64.0, 3.0} <= set(known)
