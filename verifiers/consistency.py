@@ -20,7 +20,6 @@ LIMITS = {
     "lines": 0.0,  # lines of the port that run in one of fp64, fp32 and bf16 and not in another
     "again": 0.0,  # logits that differ by a bit when asked again, or of a model opened anew
     "training": 0.0,  # logits that differ by a bit in train(), where the reference's do not
-    "bounds": 0.0,  # windows and caps of its attention that are no number of the configuration
     "unseen": 1e-10,  # relative, on a document of a length that no other verifier asks about
 }
 RUNS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
@@ -58,8 +57,7 @@ def probe(subject: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     first = model.logits(document)
     found = {"unseen": first, "trained": _differing(first, _in_training(model, document))}
     if subject.is_reference:
-        return found | {"known": model.bounds(other)}
-    found["bounds"] = model.bounds(other)
+        return found
     model.logits(other)
     again = _differing(first, model.logits(document)) + _differing(first, subject.anew().logits(document))
     lines = {f"lines.{name}": subject.at(dtype).lines(other) for name, dtype in RUNS.items()}
@@ -96,14 +94,8 @@ def measure(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, flo
         "lines": float(len(_uneven(ours))),
         "again": float(ours["again"]),
         "training": 0.0 if has_dropout else float(ours["trained"]),
-        "bounds": float(len(_unknown(ours, theirs))),
         "unseen": relative.max().item(),
     }
-
-
-def _unknown(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[float]:
-    """The port's windows and caps that stand nowhere in the reference's configuration."""
-    return sorted(set(ours["bounds"].tolist()) - set(theirs["known"].tolist()))
 
 
 def explain(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
@@ -113,10 +105,6 @@ def explain(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
         said.append(
             f"line {line}: it runs in {' and '.join(have)} only; a port computes alike in every dtype"
         )
-    said += [
-        f"attention is bounded by {bound:g}, which is no number of the configuration"
-        for bound in _unknown(ours, theirs)
-    ]
     if ours["again"] != 0:
         said.append(
             "the same document gives other logits the second time; a port keeps nothing between calls"

@@ -102,6 +102,7 @@ def adapted(found: Facts, port: Port) -> tuple[str, tuple[str, ...]]:
         field = re.search(rf"(?m)^    {name}: [^=\n]+ = (.*)$", text)
         if field is not None:
             text = text[: field.start(1)] + _written(value) + text[field.end(1) :]
+    for name in _fields(text):
         if found.declared.get(name) is not None:  # left out, it is this, and not what the port derives
             text = text.replace(f'values.get("{name}")', f'values.get("{name}", cls.{name})')
     if defaults:
@@ -168,10 +169,9 @@ def _with_names(text: str, renamed: Mapping[str, str]) -> str:
 
 def _with_title(text: str, found: Facts, port: Port) -> str:
     """The docstring's first line names the family and its reference."""
-    name = str(found.plain.get("architectures", [found.model_type])[0]).removesuffix("ForCausalLM")
     end = text.index('"""', 3)
     reference = f"transformers/models/{module_of(found.model_type)}.py"
-    title = f"{name}, built like {port.model_type}. Reference: {reference}."
+    title = f"{found.model_type}, built like {port.model_type}. Reference: {reference}."
     return f'"""{title}' + text[end:]
 
 

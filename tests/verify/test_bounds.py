@@ -7,6 +7,7 @@ import torch
 from ptw.ports.port import load_port
 from ptw.verify.port.model import PortModel
 from ptw.verify.reference.model import ReferenceModel
+from ptw.workspace import rooms
 from tests.verify.conftest import Answered
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,3 +35,16 @@ def test_a_window_of_its_own_is_none_of_the_configurations(
     assert given == [4096.0]
     assert not set(given) & set(known)
     assert {64.0, 3.0} <= set(known)
+
+
+def test_a_large_number_outside_of_config_is_seen_however_it_is_written() -> None:
+    bounds = rooms.load(rooms.files(None, "verifiers")["bounds"])
+    text = (ROOT / "models" / "llama.py").read_text()
+    assert bounds.numbers(text.encode()) == ()
+    clamped = "ids_BT = ids_BT.clamp(max={})\n        return self.model(ids_BT, layout, cache)"
+    for number in ("4096", "2**12", "64 * 64", "CONTEXT", "-(-4096)", "1 << 12", "4e3"):
+        changed = text.replace("return self.model(ids_BT, layout, cache)", clamped.format(number))
+        changed = changed.replace("\n\n@dataclass", "\n\nCONTEXT = 4096\n\n\n@dataclass", 1)
+        assert len(bounds.numbers(changed.encode())) == 1, number
+    read = text.replace("hidden_size: int = 4096", "hidden_size: int = 8192")
+    assert bounds.numbers(read.encode()) == ()

@@ -86,6 +86,11 @@ def audit(
     }
 
 
+def _taken(search: Search, name: str) -> bool:
+    """Whether the config class takes any of the values that the reference did not run with."""
+    return any(search.trials.takes(search.with_all([change])) for change in search.failing.get(name, ()))
+
+
 def _field(search: Search, name: str, one: Field | None, mover: str | None) -> dict[str, Any]:
     tried = search.tried.get(name, [])
     inert, why = False, ""
@@ -99,6 +104,8 @@ def _field(search: Search, name: str, one: Field | None, mover: str | None) -> d
             inert, why = True, "every model's, not this family's: the reference has no other use for it"
         elif tried and one is not None and not one.declared:
             inert, why = True, "no field of the family's, and the reference runs with no value of it"
+        elif one is not None and tried and not _taken(search, name):
+            inert, why = True, "the config class takes no other value of it"
         elif one is not None and not read_by_model(search.trials.family, name):
             inert, why = True, "nothing that the causal model runs reads it"
         elif tried:

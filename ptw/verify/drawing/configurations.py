@@ -133,8 +133,10 @@ def _thorough(
     yield from _merged("everything", search, other | tied, every, fresh)
     if fresh:
         yield Configuration("outliers", ORDINARY, plain, {}, outliers=True)
+        length = draw.randrange(*LONG)
         far = plain | native(trials.family, {"max_position_embeddings": POSITIONS})
-        yield Configuration("long", FIELD, far if trials.runs(far) else plain, length=draw.randrange(*LONG))
+        # beyond the positions that it says it has, where the reference goes on
+        yield Configuration("long", FIELD, plain if trials.reaches(plain, length) else far, length=length)
 
 
 def _keys_of(scaling: Change, keys: list[Change]) -> int:
@@ -203,12 +205,16 @@ def _by_field(search: Search) -> Iterator[Configuration]:
     if search.trials.published(search.base):
         yield Configuration("as published", FIELD, search.base, published=True)
     yield from _left_out(search)
-    seen: set[str] = set()
+    found: dict[str, Configuration] = {}
     for change in search.moving:
         values = search.with_all([change])
-        if str(values) not in seen and change.fields != ("rope_parameters",):
-            seen.add(str(values))
-            yield Configuration(f"field {change.name}", FIELD, values, change.all, change.fields)
+        if change.fields == ("rope_parameters",):
+            continue
+        same = found.get(str(values))  # two fields may come to one configuration, which is there for both
+        fields = (*(same.fields if same else ()), *change.fields)
+        name = same.name if same else f"field {change.name}"
+        found[str(values)] = Configuration(name, FIELD, values, change.all, fields)
+    yield from found.values()
     yield from _unverifiable(search)
 
 

@@ -118,6 +118,13 @@ class Trials:
         expected = whole[LENGTH - STEPS - 1 :]
         return bool((said - expected).norm() <= DECODED * expected.norm())
 
+    def reaches(self, values: Values, length: int) -> bool:
+        """Whether it runs on a document of this length."""
+        with contextlib.suppress(Exception):
+            ids = self.ids.repeat(-(-length // LENGTH))[:length]
+            return bool(torch.isfinite(hf.forward(self.model(values), ids)).all())
+        return False
+
     def demand(self, values: Values, name: str) -> None:
         """PtwError if the reference can't run it: too few cases must not look like a pass."""
         if error := self.outcome(values).error:
