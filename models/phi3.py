@@ -1,4 +1,4 @@
-"""Phi3: one projection makes queries, keys and values, and one the MLP's gate and values; RoPE may be LongRoPE.
+"""Phi3: one projection makes queries, keys and values, and one the MLP's gate and values; RoPE may be long.
 
 Reference: transformers/models/phi3/modeling_phi3.py."""
 
