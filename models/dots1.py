@@ -87,6 +87,15 @@ class Config:
             _check_experts(config)
         return config
 
+    @property
+    def experts(self) -> int:
+        """Of a layer that has any."""
+        return self.n_routed_experts or 0
+
+    @property
+    def shared_experts(self) -> int:
+        return self.n_shared_experts or 0
+
 
 def _layer_types(values: dict[str, Any], layers: int, window: int | None) -> tuple[str, ...]:
     types, first = values.get("layer_types"), values.get("max_window_layers", 62)
@@ -178,8 +187,8 @@ class Router(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
-        self.e_score_correction_bias = nn.Parameter(torch.zeros(config.n_routed_experts), requires_grad=False)
+        self.weight = nn.Parameter(torch.empty(config.experts, config.hidden_size))
+        self.e_score_correction_bias = nn.Parameter(torch.zeros(config.experts), requires_grad=False)
         self.groups, self.kept = config.groups
         self.chosen = config.num_experts_per_tok
         self.renormalised = config.norm_topk_prob
@@ -202,7 +211,7 @@ class Router(nn.Module):
 class Experts(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
-        experts, width, inner = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        experts, width, inner = config.experts, config.hidden_size, config.moe_intermediate_size
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * inner, width))
         self.down_proj = nn.Parameter(torch.empty(experts, width, inner))
         self.experts = experts
@@ -220,7 +229,7 @@ class SparseMLP(nn.Module):
         super().__init__()
         self.gate = Router(config)
         self.experts = Experts(config)
-        self.shared_experts = MLP(config, config.moe_intermediate_size * config.n_shared_experts)
+        self.shared_experts = MLP(config, config.moe_intermediate_size * config.shared_experts)
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         hidden_TD = hidden_BTD.flatten(0, 1)
@@ -291,7 +300,7 @@ def weights(config: Config) -> list[Operator]:
         for projection in ("q_proj", "k_proj", "v_proj", "o_proj"):
             operators += linear(f"{block}.self_attn.{projection}", config.attention_bias)
         if layer in config.sparse_layers:
-            operators += _experts(f"{block}.mlp", config.n_routed_experts)
+            operators += _experts(f"{block}.mlp", config.experts)
             operators += _mlp(f"{block}.mlp.shared_experts")
         else:
             operators += _mlp(f"{block}.mlp")
