@@ -210,7 +210,7 @@ def test_every_module_of_a_port_has_a_line(port: str) -> None:
         and isinstance(node.targets[0], lines.ast.Attribute)
         and isinstance(node.value, lines.ast.Call)
     }
-    own = "model" if "model" in names else "gpt_neox"
+    own = next(name for name in ("model", "gpt_neox", "transformer") if name in names)
     layers = {name for name in ("layers", "h") if name in names}
     assert layers, names
     for name in layers:

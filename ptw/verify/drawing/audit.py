@@ -87,8 +87,9 @@ def audit(
 
 
 def _taken(search: Search, name: str) -> bool:
-    """Whether the config class takes any of the values that the reference did not run with."""
-    return any(search.trials.takes(search.with_all([change])) for change in search.failing.get(name, ()))
+    """Whether the config class takes a value that the reference did not run with, if there are any."""
+    changes = search.failing.get(name, [])
+    return not changes or any(search.trials.takes(search.with_all([change])) for change in changes)
 
 
 def _field(search: Search, name: str, one: Field | None, mover: str | None) -> dict[str, Any]:
