@@ -70,6 +70,5 @@ def test_tokens_are_counted_rather_too_many_than_too_few(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_type", ["deepseek_v4", "gemma3n_text"])
-def test_the_largest_families_fit(model_type: str) -> None:
-    assert sum(page.tokens for page in read(ROOT, model_type).pages) <= LARGEST_TOKENS
+def test_the_largest_family_fits() -> None:
+    assert sum(page.tokens for page in read(ROOT, "deepseek_v4").pages) <= LARGEST_TOKENS
