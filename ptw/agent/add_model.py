@@ -48,7 +48,12 @@ def add_model(root: Path, wish: Wish, tell: Tell) -> Outcome:
         "model_type": source.model_type,
         "table": dict(source.table),
     }
-    worktree = Worktree(root, "unused")  # there is a repository, before anything is made
+    # what is wrong with who replies, or with the repository, is said before anything is made
+    if wish.recording is not None:
+        replay.Recorded(wish.recording, source.model_type)
+    elif not wish.agent.command:
+        price_of(str(wish.agent.llm), wish.agent)
+    worktree = Worktree(root, "unused")
     run = record.create(root, f"add-{wish.name}", plan=plan, commit=worktree.commit, versions=versions())
     return _work(root, run, wish, source, tell)
 

@@ -12,12 +12,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ptw.agent.conversation import Conversation, Entry
+from ptw.agent.conversation import FILE, Conversation, Entry
 from ptw.runs.record import RunRecord
+from ptw.runs.report import STYLES
 
 LONGEST = 110
 SHOWN_LINES = 40  # of a tool's result
-STYLES = {"done": "green", "running": "cyan", "stopped": "yellow", "failed": "red"}
 
 
 class Live:
@@ -120,7 +120,7 @@ def _entry(entry: Entry) -> Iterator[RenderableType]:
         yield Text(str(entry["text"]), "dim")
     elif kind == "prompt":
         length = sum(len(str(message["content"])) for message in entry["messages"])
-        yield Text(f"\nprompt: {length} characters, in {entry_file(entry)}", "bold")
+        yield Text(f"\nprompt: {length} characters, in {FILE}", "bold")
     elif kind == "reply":
         usage = entry["usage"]
         cost = f"{usage['input']} in, {usage['output']} out, ${entry['usd']:.4f}, {entry['seconds']:g} s"
@@ -134,10 +134,6 @@ def _entry(entry: Entry) -> Iterator[RenderableType]:
         lines = str(entry["text"]).splitlines()
         more = [f"({len(lines) - SHOWN_LINES} more lines)"] if len(lines) > SHOWN_LINES else []
         yield Padding(Text("\n".join([*lines[:SHOWN_LINES], *more]), "dim"), (0, 0, 0, 3))
-
-
-def entry_file(entry: Entry) -> str:
-    return "steps.jsonl" if entry["kind"] == "prompt" else ""
 
 
 def _arguments(function: Mapping[str, Any]) -> str:

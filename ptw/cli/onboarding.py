@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 @click.option("--resume", "resumed", metavar="RUN", help="Go on with a run that was killed or stopped.")
 @click.option("--dry-run", is_flag=True, help="Print what would be read, the first prompt and its price.")
 @as_json
-@click.pass_context
 def add_model(
-    ctx: click.Context,
     name: str | None,
     source: str | None,
     revision: str | None,

@@ -1,5 +1,6 @@
 """A scripted endpoint in OpenAI's protocol, and a workspace: the paid thing is faked, all else is real."""
 
+import contextlib
 import json
 import subprocess
 import threading
@@ -66,15 +67,13 @@ class Endpoint:
                 )
                 threading.Event().wait(answer.seconds)
                 data = json.dumps(answer.body).encode()
-                try:
+                with contextlib.suppress(BrokenPipeError):  # whoever asked has gone
                     self.send_response(answer.status)
                     for name, value in {"Content-Type": "application/json", **answer.headers}.items():
                         self.send_header(name.replace("_", "-"), value)
                     self.send_header("Content-Length", str(len(data)))
                     self.end_headers()
                     self.wfile.write(data)
-                except BrokenPipeError:  # whoever asked has gone
-                    pass
 
             def log_message(self, *unused: object) -> None:
                 pass

@@ -44,6 +44,7 @@ def test_a_model_without_a_price_is_refused(workspace: Path) -> None:
     done = ptw(workspace, "add-model", "new", "--hf", "starcoder2", "--llm", "openai/nobody-knows-it")
     assert done.returncode == 1
     assert "has no known price" in done.stderr
+    assert not (workspace / "runs").exists()
 
 
 def test_nobody_to_write_is_said(workspace: Path) -> None:

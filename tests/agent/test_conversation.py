@@ -81,6 +81,11 @@ def test_a_new_chapter_leaves_out_what_was_before(talk: Conversation) -> None:
     assert talk.steps == 1
 
 
+def test_what_only_looks_like_a_secret_is_kept(talk: Conversation) -> None:
+    text = "mask-of-the-document-and-its-window from_hf_abcdefghijklmnopqrs"
+    assert talk.append("event", text=text)["text"] == text
+
+
 @pytest.mark.parametrize(
     ("name", "secret"),
     [

@@ -1,5 +1,7 @@
 """What an LLM's endpoint does wrong, and what is done about it; a real client, a scripted endpoint."""
 
+import dataclasses
+
 import pytest
 
 from ptw.agent.llm import ContextOverflow, Llm, Price, Unanswered, price_of
@@ -51,6 +53,14 @@ def test_what_does_not_pass_ends_it_and_can_go_on_later(llm: Llm, endpoint: Endp
 def test_a_dead_endpoint_is_said() -> None:
     with pytest.raises(Unanswered, match="no answer"):
         Llm("openai/by-hand", PRICE, "http://127.0.0.1:9/v1", waits=(0.0,)).ask(MESSAGES, TOOLS)
+
+
+def test_a_reply_that_takes_too_long_is_asked_for_again(
+    llm: Llm, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptw.agent.llm.TIMEOUT_SECONDS", 0.5)
+    endpoint.says([dataclasses.replace(reply("late"), seconds=2.0), reply("so")])
+    assert llm.ask(MESSAGES, TOOLS).message["content"] == "so"
 
 
 def test_a_wrong_key_is_the_users_and_is_not_shown(
