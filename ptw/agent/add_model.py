@@ -51,7 +51,9 @@ def add_model(root: Path, wish: Wish, tell: Tell) -> Outcome:
     # what is wrong with who replies, or with the repository, is said before anything is made
     if wish.recording is not None:
         replay.Recorded(wish.recording, source.model_type)
-    elif not wish.agent.command:
+    elif wish.agent.command:
+        outside.refuse_unknown(wish.agent.command)
+    else:
         price_of(str(wish.agent.llm), wish.agent)
     worktree = Worktree(root, "unused")
     run = record.create(root, f"add-{wish.name}", plan=plan, commit=worktree.commit, versions=versions())

@@ -35,7 +35,9 @@ def find(source: str, revision: str | None, root: Path) -> Origin:
     folder = root / source
     if folder.is_dir():
         return _of_checkpoint(folder, {"hf": source}, known)
-    if source in known and revision is None:
+    if source in known and revision is not None:
+        raise PtwError(f"--revision {revision!r}: {source} is an architecture and has none; leave it out")
+    if source in known:
         return Origin(source, {"config": {"model_type": source}})
     if not HUB_ID.fullmatch(source) or "/" not in source:
         hint = hint_of(source, list(known), "architectures")

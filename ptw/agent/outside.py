@@ -53,7 +53,6 @@ def work(
     command: Command, worktree: Worktree, desk: Desk, first: str, talk: Conversation, tell: Tell
 ) -> Accepted:
     """Run the command until the gate accepts; Stopped when a limit is reached."""
-    _refuse_unknown(command.line)
     put_task(worktree.root, desk, first)
     before = judging.gate_digest()
     deadline = time.monotonic() + 60 * command.max_minutes
@@ -86,7 +85,8 @@ def put_task(root: Path, desk: Desk, first: str) -> None:
         file.write_text(page.text, encoding="utf-8")
 
 
-def _refuse_unknown(command: str) -> None:
+def refuse_unknown(command: str) -> None:
+    """PtwError where there is no such program."""
     words = shlex.split(command)
     if not words or shutil.which(words[0]) is None:
         raise PtwError(f"--agent-command {command!r}: there is no such program: name one that is installed")

@@ -122,8 +122,15 @@ def plain(document: Document, path: Sequence[str | int], error: "ValidationError
             message, hint = "empty", "give at least one"
         case "minimum":
             message, hint = "too small", f"the least is {limit}"
+        case "exclusiveMinimum":
+            message, hint = "too small", f"it must be more than {limit}"
         case "maximum":
             message, hint = "too large", f"the most is {limit}"
+        case "pattern" if "environment" in path:
+            message, hint = (
+                "not a variable's name",
+                "it has letters, digits and '_', and begins with no digit",
+            )
         case "pattern":
             revision = path[-1:] == ["revision"]
             message = "not a full commit" if revision else "not a name"

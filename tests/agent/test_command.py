@@ -24,6 +24,8 @@ def ptw(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["add-model", "no name", "--hf", "mistral"], 1, "no name for a model"),
         (["add-model", "new", "--hf", "mistrall"], 1, "did you mean 'mistral'?"),
         (["add-model", "new", "--hf", "bert", "--replay", "none.jsonl"], 1, "none.jsonl"),
+        (["add-model", "new", "--hf", "mistral", "--revision", "abc"], 1, "leave it out"),
+        (["add-model", "new", "--hf", "mpt", "--agent-command", "no-such-agent"], 1, "no such program"),
         (["add-model", "--resume", "add-new-001"], 1, "no run named"),
     ],
 )

@@ -132,6 +132,6 @@ def test_it_ends_at_its_time_with_all_that_it_started(
     assert not (tmp_path / "late").exists()
 
 
-def test_a_program_that_is_not_there_is_said(tmp_path: Path, tree: Worktree, desk: Desk) -> None:
+def test_a_program_that_is_not_there_is_said() -> None:
     with pytest.raises(PtwError, match="no such program"):
-        work(Command("no-such-agent -p", (), 1.0), tree, desk, tmp_path / "run")
+        outside.refuse_unknown("no-such-agent -p")
