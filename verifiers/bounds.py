@@ -1,8 +1,9 @@
 """What bounds attention, positions or sizes is a number of the configuration, and none of the port's own.
 
 A window or a context that is longer than every document that is tried shows in no output. So attention is
-watched as it is given its bounds, and large numbers may stand in the port's text only where it reads the
-configuration: in Config, and in what Config alone uses.
+watched as it is given its bounds, a document is put at positions that none of its length has, and large
+numbers may stand in the port's text only where it reads the configuration: in Config, and in what Config
+alone uses.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 LIMITS = {
     "windows": 0.0,  # windows and caps that attention is given and that are no number of the configuration
+    "positions": 1e-9,  # relative; rounding grows with the angles: honest ports measure 1e-11
     "numbers": 0.0,  # large numbers of the text outside of Config
 }
 LARGE = 17  # smaller ones are axes, halves and the like
@@ -37,16 +39,24 @@ def told() -> str:
 
 
 def probe(subject: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """given: the bounds that the port's attention is given; known: the numbers of the reference's config."""
+    """given: the bounds that the port's attention is given; known: the numbers of the reference's config.
+
+    far: (T, V), the document at positions far beyond its length; empty where there are none.
+    """
     if not len(inputs.get("nudged", ())):  # the thorough cases have it
         return {}
-    return {"known" if subject.is_reference else "given": subject.exact().bounds(inputs["nudged"])}
+    model = subject.exact()
+    return {
+        "known" if subject.is_reference else "given": model.bounds(inputs["nudged"]),
+        "far": model.far(inputs["nudged"], int(inputs["far"])),
+    }
 
 
 def measure(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, float]:
     if "known" not in theirs:
         return {}
     return {
+        "positions": _moved(ours["far"], theirs["far"]),
         "windows": float(len(_unknown(ours, theirs))),
         "numbers": float(len(numbers(_source(ours)))),
     }
@@ -62,6 +72,15 @@ def explain(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
         f"line {line}: {number:g} stands outside of Config: what it bounds is the configuration's to say"
         for line, number in numbers(_source(ours))
     ]
+
+
+def _moved(ours_TV: Tensor, theirs_TV: Tensor) -> float:
+    """How far the worst position is off; nothing is where the reference has no such positions."""
+    if not len(theirs_TV):
+        return 0.0
+    if ours_TV.shape != theirs_TV.shape:
+        return math.inf
+    return float(((ours_TV - theirs_TV).norm(dim=-1) / theirs_TV.norm(dim=-1)).max())
 
 
 def _unknown(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[float]:

@@ -48,6 +48,9 @@ class Model(Protocol):
     def bounds(self, ids_T: Tensor) -> Tensor:
         """A port's: windows and caps that its attention is given; the reference's: its config's numbers."""
 
+    def far(self, ids_T: Tensor, start: int) -> Tensor:
+        """(T, V) of a document whose first position is `start`; empty where positions end before."""
+
     def losses(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensor:
         """(D,): each document's summed loss, in the port by chunks."""
 

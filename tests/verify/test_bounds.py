@@ -14,12 +14,15 @@ ROOT = Path(__file__).resolve().parents[2]
 SCALE = "scale=self.head_dim**-0.5)"
 
 
-def port(folder: Path, bound: str, checkpoint: Path) -> PortModel:
+START = "return self.model(ids_BT, layout, cache)"
+
+
+def port(folder: Path, checkpoint: Path, before: str, after: str) -> PortModel:
     text = (ROOT / "models" / "llama.py").read_text()
-    assert SCALE in text
+    assert before in text
     file = folder / "models" / "llama.py"
     file.parent.mkdir(parents=True)
-    file.write_text(text.replace(SCALE, f"scale=self.head_dim**-0.5{bound})"))
+    file.write_text(text.replace(before, after))
     return PortModel(load_port(file), folder, checkpoint, torch.float64, True)
 
 
@@ -30,11 +33,37 @@ def test_a_window_of_its_own_is_none_of_the_configurations(
     checkpoint = family.given / answered["llama"].case("plain") / "checkpoint"
     ids = torch.arange(20)
     known = ReferenceModel(checkpoint, torch.float64, True).bounds(ids).tolist()
-    assert port(tmp_path / "honest", "", checkpoint).bounds(ids).tolist() == []
-    given = port(tmp_path / "bounded", ", window=4096", checkpoint).bounds(ids).tolist()
+    assert port(tmp_path / "honest", checkpoint, SCALE, SCALE).bounds(ids).tolist() == []
+    bounded = SCALE.replace(")", ", window=4096)")
+    given = port(tmp_path / "bounded", checkpoint, SCALE, bounded).bounds(ids).tolist()
     assert given == [4096.0]
     assert not set(given) & set(known)
     assert {64.0, 3.0} <= set(known)
+
+
+def test_a_bound_on_positions_shows_far_from_every_document(
+    answered: dict[str, Answered], tmp_path: Path
+) -> None:
+    """However it comes to its number."""
+    bounds = rooms.load(rooms.files(None, "verifiers")["bounds"])
+    family = answered["llama"].family
+    checkpoint = family.given / answered["llama"].case("plain") / "checkpoint"
+    ids = torch.arange(9)
+    theirs = ReferenceModel(checkpoint, torch.float64, True).far(ids, 20_000)
+    honest = port(tmp_path / "honest", checkpoint, START, START).far(ids, 20_000)
+    assert theirs.shape == honest.shape
+    assert bounds._moved(honest, theirs) < 1e-12
+    clamp = (
+        "import dataclasses\n"
+        "        most = self.config.hidden_size * self.config.vocab_size\n"
+        "        near = layout.positions_BT.clamp(max=most)\n"
+        "        layout = dataclasses.replace(layout, positions_BT=near)\n"
+        f"        {START}"
+    )
+    clamped = port(tmp_path / "clamped", checkpoint, START, clamp).far(ids, 20_000)
+    assert bounds._moved(clamped, theirs) > 1e-3
+    assert bounds._moved(theirs[:0], theirs) == float("inf")
+    assert bounds._moved(theirs, theirs[:0]) == 0.0
 
 
 def test_a_large_number_outside_of_config_is_seen_however_it_is_written() -> None:

@@ -14,6 +14,7 @@ SHORT = 24  # no document of several is shorter where there is no bound
 STEPS = 5  # tokens decoded one by one after the prefill
 NEW_TOKENS = 6
 NUDGED_LENGTH = 9
+FAR = (5_000, 60_000)
 NO_LOSS = -100
 DRAWS = 200
 LARGEST_VOCABULARY = 400
@@ -28,6 +29,7 @@ def inputs(config: Any, draw: random.Random, *, thorough: bool, good: Good = lam
     `changed_document` replaced. decode_document, decode_prefill: documents that are decoded side by side, and
     how many of their tokens come first; decode_steps follow one by one. new_tokens: to be generated greedily
     from each prefill. nudged: the document on which every weight's effect is looked at; empty for none.
+    far: a position, beyond every document that is given, at which this document may start.
     A document that is not `good` is drawn again.
     """
     lengths = _lengths(config, draw, thorough=thorough)
@@ -58,6 +60,7 @@ def inputs(config: Any, draw: random.Random, *, thorough: bool, good: Good = lam
         "decode_steps": torch.tensor([min(STEPS, min(lengths[place] for place in decoded) - 1)]),
         "new_tokens": torch.tensor([NEW_TOKENS if thorough else 2]),
         "nudged": torch.tensor(nudged, dtype=torch.int64),
+        "far": torch.tensor([random.Random(repr(nudged)).randrange(*FAR)]),
     }
 
 

@@ -6,6 +6,7 @@ Knows the port by what every port has: `Config.from_hf`, `Model`, `weights`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import sys
@@ -72,6 +73,13 @@ class PortModel:
         finally:
             attention.How = told  # type: ignore[misc]
         return torch.tensor(sorted(given), dtype=torch.float64)
+
+    def far(self, ids_T: Tensor, start: int) -> Tensor:
+        layout = Layout.of_documents([[len(ids_T)]])
+        far = dataclasses.replace(layout, positions_BT=layout.positions_BT + start)
+        with arithmetic(self.exactly), contextlib.suppress(IndexError):  # a table of positions ends
+            return self._logits(ids_T[None], far)[0]
+        return torch.empty(0)
 
     def lines(self, ids_T: Tensor) -> Tensor:
         """The numbers of the lines of the port's file that run, from hidden states to logits and loss."""

@@ -7,6 +7,7 @@ forward leaks between documents in many families.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,16 @@ class ReferenceModel:
 
     def bounds(self, ids_T: Tensor) -> Tensor:
         return torch.tensor(sorted(set(_numbers(self.module.config.to_dict()))), dtype=torch.float64)
+
+    def far(self, ids_T: Tensor, start: int) -> Tensor:
+        positions_T = torch.arange(start, start + len(ids_T))
+        told = "position_ids" in inspect.signature(self.module.forward).parameters
+        if not told or hf.remembers(self.module):  # by the length of the document, not by its positions
+            return torch.empty(0)
+        with arithmetic(self.exactly), contextlib.suppress(IndexError):  # a table of positions ends
+            logits: Tensor = self.module(ids_T[None], position_ids=positions_T[None], use_cache=False).logits
+            return logits[0]
+        return torch.empty(0)
 
     def losses(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensor:
         pairs = zip(ids.split(list(lengths)), targets.split(list(lengths)), strict=True)
