@@ -1,7 +1,8 @@
 """How often does the gate refuse a right port? Acceptances of every port, from many seeds.
 
 Each is kept as it ends, in results/refusals.jsonl, with the versions and the commit: a run goes on where one
-ended, and an environment with another transformers adds its own. `python -m benchmarks.refusals [SEED]...`
+ended, and an environment with another transformers adds its own.
+`python -m benchmarks.refusals [SEED]... [PORT]...`
 """
 
 import json
@@ -22,11 +23,11 @@ SEEDS = range(1, 21)
 Row = dict[str, str | int | bool | float]
 
 
-def main(seeds: Sequence[int]) -> None:
+def main(seeds: Sequence[int], ports: Sequence[str]) -> None:
     there = known_families()
     for seed in seeds:
         known = {row["port"] for row in rows() if row["seed"] == seed and is_of_this(row)}
-        names = [name for name in choose(ROOT, ()) if name in there and name not in known]
+        names = [name for name in choose(ROOT, ports) if name in there and name not in known]
         if names:
             report = run_gates(ROOT, names, level="acceptance", seed=seed)
             with KEPT.open("a", encoding="utf-8") as file:
@@ -75,4 +76,6 @@ def figures() -> Iterator[Figure]:
 
 
 if __name__ == "__main__":
-    main([int(seed) for seed in sys.argv[1:]] or SEEDS)
+    given = sys.argv[1:]
+    seeds = [int(word) for word in given if word.isdigit()]
+    main(seeds or SEEDS, [word for word in given if not word.isdigit()])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 LIMITS = {
     "windows": 0.0,  # windows and caps that attention is given and that are no number of the configuration
-    "positions": 1e-9,  # relative; rounding grows with the angles: honest ports measure 1e-11
+    "positions": 1e-10,  # relative: honest ports measure 3e-15
     "numbers": 0.0,  # large numbers of the text outside of Config
 }
 LARGE = 17  # smaller ones are axes, halves and the like
