@@ -7,7 +7,7 @@ import pytest
 from ptw.agent.llm import ContextOverflow, Llm, Price, Unanswered, price_of
 from ptw.errors import PtwError
 from ptw.workspace.manifest import AgentEntry
-from tests.agent.conftest import Endpoint, refusal, reply
+from tests.agent.conftest import Answer, Endpoint, refusal, reply
 
 PRICE = Price(3e-6, 3e-7, 15e-6)
 MESSAGES = [{"role": "user", "content": "write it"}]
@@ -92,3 +92,36 @@ def test_a_model_without_a_price_is_not_free() -> None:
 
 def test_what_is_reserved_is_more_than_a_reply_costs() -> None:
     assert PRICE.most(MESSAGES) >= PRICE.of({"input": 8, "cached": 0, "output": 16_000})
+
+
+def test_a_provider_that_caches_is_told_how_far_and_priced_so(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Anthropic's own protocol, as litellm speaks it."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
+    usage = {
+        "input_tokens": 100,
+        "cache_read_input_tokens": 900,
+        "cache_creation_input_tokens": 0,
+        "output_tokens": 50,
+    }
+    body = {"id": "x", "type": "message", "role": "assistant", "model": "m", "stop_reason": "end_turn"}
+    endpoint.says([Answer(body | {"content": [{"type": "text", "text": "so"}], "usage": usage})])
+    talk = [
+        {"role": "system", "content": "the rules"},
+        {"role": "user", "content": "all the reading"},
+        {"role": "assistant", "content": "first"},
+        {"role": "user", "content": "go on"},
+    ]
+    said = Llm("anthropic/claude-sonnet-4-5", PRICE, endpoint.url.removesuffix("/v1")).ask(talk, TOOLS)
+    assert said.message["content"] == "so"
+    assert said.usage == {"input": 1000, "cached": 900, "output": 50}
+    assert said.usd == pytest.approx(100 * 3e-6 + 900 * 3e-7 + 50 * 15e-6)
+    marked = [
+        part["text"]
+        for message in endpoint.asked[0]["messages"]
+        for part in message["content"]
+        if isinstance(part, dict) and "cache_control" in part
+    ]
+    assert marked == ["all the reading", "go on"]
+    assert talk[3] == {"role": "user", "content": "go on"}
