@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ptw.agent import begin, judging, origin, outside, prompt, replay
 from ptw.agent.conversation import Conversation, Entry
@@ -60,17 +61,27 @@ def add_model(root: Path, wish: Wish, tell: Tell) -> Outcome:
     return _work(root, run, wish, source, tell)
 
 
-def resume(root: Path, name: str, agent: AgentEntry, tell: Tell) -> Outcome:
-    """Go on with a run that was killed or stopped; nothing that was paid for is asked again."""
+def resumable(
+    root: Path, name: str, declared: AgentEntry, given: Mapping[str, Any]
+) -> tuple[RunRecord, Wish]:
+    """A run that was killed or stopped, and what it goes on with.
+
+    `given` comes before what was given when it began, and that before what workspace.toml declares.
+    """
     run = record.open_run(root, name)
-    plan = run.plan
-    if plan.get("kind") != KIND:
+    if run.plan.get("kind") != KIND:
         raise PtwError(f"--resume {name}: this run trains; `ptw train {run.recipe} --resume` goes on with it")
     if run.state == "done":
         raise PtwError(f"--resume {name}: its port was accepted")
-    wish = of_settings(plan["settings"], agent)
-    source = origin.find(wish.source, wish.revision or plan["table"].get("revision"), root)
-    return _work(root, record.change(run.folder, state="running", message=None), wish, source, tell)
+    return run, of_settings(run.plan["settings"], declared, given)
+
+
+def resume(root: Path, run: RunRecord, wish: Wish, tell: Tell) -> Outcome:
+    """Go on; nothing that was paid for is asked again."""
+    source = origin.find(wish.source, wish.revision or run.plan["table"].get("revision"), root)
+    plan = {**run.plan, "settings": wish.as_settings()}
+    running = record.change(run.folder, state="running", message=None, plan=plan)
+    return _work(root, running, wish, source, tell)
 
 
 def preview(root: Path, wish: Wish) -> str:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +33,15 @@ HOW = """
 # How to work here
 
 - The file to write is {name}, in this folder; nothing else may change. The reading list is in reading/.
-- `{python} -m ptw verify {model_type}` holds it to the practice cases and says where it is wrong
-  (`--only VERIFIER` asks one alone).
-- When practice passes, stop. Acceptance follows by itself, on cases drawn afresh; if it fails, you are called
-  again and find what it said at the end of this file.
+- Read the reference, think about where it differs from the draft that stands in {name}, then change that.
+- `{python} -m ptw verify {model_type}` holds it to the practice cases and says where it is wrong, in a minute
+  or two (`--only VERIFIER` asks one alone, in less). If your shell ends commands sooner, start it with
+  `nohup ... > "$HOME/practice.log" 2>&1 &`, outside of this folder, and look into the log until it ends with
+  `passed` or `failed`.
+- When practice passes, stop. Acceptance follows by itself, on cases drawn afresh: a special case for what
+  practice shows does not survive it. If it fails, you are called again and find what it said at the end of
+  this file.
+- Some files of reading/ are longer than an agent's shell may show at once: read them in parts.
 """
 
 
@@ -54,7 +59,7 @@ def work(
 ) -> Accepted:
     """Run the command until the gate accepts; Stopped when a limit is reached."""
     put_task(worktree.root, desk, first)
-    before = judging.gate_digest()
+    before = judging.gate_files()
     deadline = time.monotonic() + 60 * command.max_minutes
     while True:
         started = time.monotonic()
@@ -92,9 +97,14 @@ def refuse_unknown(command: str) -> None:
         raise PtwError(f"--agent-command {command!r}: there is no such program: name one that is installed")
 
 
-def _refuse_strangers(worktree: Worktree, desk: Desk, before: str) -> None:
-    if judging.gate_digest() != before:
-        raise Stopped("the agent changed the gate itself: install ptw anew before anything else is believed")
+def _refuse_strangers(worktree: Worktree, desk: Desk, before: Mapping[str, str]) -> None:
+    now = judging.gate_files()
+    changed = [file for file in sorted(before.keys() | now.keys()) if before.get(file) != now.get(file)]
+    if changed:
+        raise Stopped(
+            f"while the agent worked the gate itself was changed: {', '.join(changed[:3])}; "
+            "install ptw anew before anything else is believed"
+        )
     inner = "" if str(worktree.inner) == "." else f"{worktree.inner}/"
     own = (f"{inner}{TASK}", f"{inner}{READING}/")
     strangers = [name for name in worktree.strangers(desk.name) if not name.startswith(own)]

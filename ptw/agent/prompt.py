@@ -14,9 +14,9 @@ from ptw.agent.reading.pages import Page
 AT_ONCE_TOKENS = 40_000  # what is longer is read by a tool
 
 FILES = Path(__file__).parent / "words"
-RULES, NO_TOOL, CUT_OFF, FILTERED = (
+RULES, WORK, NO_TOOL, CUT_OFF, FILTERED = (
     (FILES / f"{name}.md").read_text(encoding="utf-8").strip()
-    for name in ("rules", "no_tool", "cut_off", "filtered")
+    for name in ("rules", "work", "no_tool", "cut_off", "filtered")
 )
 
 
@@ -26,7 +26,7 @@ def messages(name: str, model_type: str, said: str, pages: Sequence[Page]) -> li
     parts = [f"The family is {model_type!r}; the file is {name}. {said}", *_listed(shown, rest)]
     parts += [f'<page name="{page.name}">\n{page.text.rstrip()}\n</page>' for page in shown]
     return [
-        {"role": "system", "content": RULES.format(name=name)},
+        {"role": "system", "content": f"{RULES}\n\n{WORK}".format(name=name)},
         {"role": "user", "content": "\n\n".join(parts)},
     ]
 

@@ -69,28 +69,29 @@ def add_model(
             "--resume RUN takes limits and an LLM, and nothing else: the run knows its family"
         )
     workspace = opened()
-    flags: dict[str, Any] = {"llm": llm, "api_base": api_base, "environment": agent_env or None}
+    flags: dict[str, Any] = {"llm": llm, "api_base": api_base, "environment": list(agent_env) or None}
     # an LLM that is named here is meant, and not the command of workspace.toml
     flags |= {"command": agent_command or (None if llm is None else "")}
     flags |= {"budget_usd": budget_usd, "max_steps": max_steps, "max_minutes": max_minutes}
     given = {key: value for key, value in flags.items() if value is not None}
-    agent = dataclasses.replace(workspace.agent, **given)
     from rich.console import Console
 
     from ptw.agent import add_model as adding
     from ptw.agent.view import Live
-    from ptw.agent.wish import Wish
+    from ptw.agent.wish import Wish, agent_of
 
-    if resumed is None:
+    if resumed is not None:
+        run, wish = adding.resumable(workspace.root, resumed, workspace.agent, given)
+    else:
         assert name is not None
         assert source is not None
-        wish = Wish(name, source, revision, agent, recording)
-        if dry_run:
-            click.echo(adding.preview(workspace.root, wish))
-            return
-    with Live(Console(stderr=True), agent.budget_usd) as live:
+        wish = Wish(name, source, revision, agent_of(workspace.agent, given), recording, given)
+    if dry_run:
+        click.echo(adding.preview(workspace.root, wish))
+        return
+    with Live(Console(stderr=True), wish.agent.budget_usd) as live:
         if resumed is not None:
-            outcome = adding.resume(workspace.root, resumed, agent, live.tell)
+            outcome = adding.resume(workspace.root, run, wish, live.tell)
         else:
             outcome = adding.add_model(workspace.root, wish, live.tell)
     said(outcome, as_json)

@@ -52,7 +52,7 @@ def killed_after(running: subprocess.Popen[bytes], workspace: Path, kind: str, c
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
+    running.communicate()
 
 
 @pytest.mark.slow

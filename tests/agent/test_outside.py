@@ -115,9 +115,9 @@ def test_it_may_change_one_file_only(
 def test_a_gate_that_was_changed_is_not_asked(
     tmp_path: Path, tree: Worktree, desk: Desk, judged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digests = iter(["before", "after"])
-    monkeypatch.setattr(outside.judging, "gate_digest", lambda: next(digests))
-    with pytest.raises(Stopped, match="changed the gate itself"):
+    digests = iter([{"ptw/a.py": "1", "ptw/b.py": "1"}, {"ptw/a.py": "1", "ptw/b.py": "2"}])
+    monkeypatch.setattr(outside.judging, "gate_files", lambda: next(digests))
+    with pytest.raises(Stopped, match=r"the gate itself was changed: ptw/b\.py; install"):
         work(command(tmp_path, ""), tree, desk, tmp_path / "run")
     assert not judged
 
