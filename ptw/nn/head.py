@@ -49,7 +49,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Form:
-    """How logits x become a token's loss: log Z - (1 - s) x[target] - s mean(x) + z (log Z)^2, Z = sum exp(x).
+    """How logits x become a token's loss: L - (1 - s) x[target] - s mean(x) + z L^2, L = log sum exp(x).
 
     s is label_smoothing (Szegedy et al., 2016; as torch's cross_entropy has it), z is z_loss (PaLM, 2022).
     With a cap x is cap * tanh(x / cap) before anything else. Means and sums are over the vocabulary.
@@ -60,8 +60,11 @@ class Form:
     z_loss: float = 0.0
 
 
+PLAIN = Form()
+
+
 def linear_cross_entropy(
-    hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, vocabulary: int, form: Form = Form()
+    hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, vocabulary: int, form: Form = PLAIN
 ) -> Tensor:
     """Summed cross entropy of `hidden @ weight.T`, in chunks: the logits never stand in memory whole.
 

@@ -102,7 +102,9 @@ def test_a_padded_row_takes_no_share_of_the_smoothing():
     hidden, weight, targets = case()
     longer = torch.cat([weight, torch.full_like(weight, 3.0)]).detach()
     kept = targets[0].clamp(min=0)
-    losses = [linear_cross_entropy(hidden[0], w, kept, VOCABULARY, Form(None, 0.2, 0.1)) for w in (weight, longer)]
+    losses = [
+        linear_cross_entropy(hidden[0], w, kept, VOCABULARY, Form(None, 0.2, 0.1)) for w in (weight, longer)
+    ]
     assert torch.equal(*losses)
 
 
