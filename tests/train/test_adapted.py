@@ -46,11 +46,13 @@ SIZES = {
 IDS = torch.randint(0, 300, (1, 20), generator=torch.Generator().manual_seed(5))
 
 
-def with_base(root: Path, port: str | None = None, recipe: str = "sft") -> Path:
+def with_base(root: Path, port: str | None = None, recipe: str = "sft", **sizes: int) -> Path:
     """The tiny workspace, with a checkpoint of Hugging Face's own class in place of the shape."""
     make_workspace(root, recipe=recipe)
     torch.manual_seed(3)
-    LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)).save_pretrained(root / "base")
+    LlamaForCausalLM(LlamaConfig(**{**SIZES, **sizes}, tie_word_embeddings=True)).save_pretrained(
+        root / "base"
+    )
     text = (root / "workspace.toml").read_text()
     before, _, rest = text.partition("[models.tiny.config]")
     entry = f'[models.tiny]\nhf = "base"\n{f"port = {port!r}" if port else ""}\n'

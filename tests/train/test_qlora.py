@@ -7,20 +7,24 @@ import torch
 from safetensors.torch import load_file
 
 from ptw.errors import PtwError
+from ptw.evals.evaluate import evaluate
+from ptw.nn.layout import Layout
 from ptw.ports import adapter, quantise
 from ptw.ports.load import load
 from ptw.runs import lines, record
 from ptw.train.adapted import AdapterSettings, adapt, demand_sense
+from ptw.workspace.manifest import read
 from tests.train.conftest import planned, steps_of, trained
 from tests.train.test_adapted import ALONE, LORA, is_near, logits_of, with_base
 
 QLORA = LORA | {"adapter": "qlora"}
+WIDE = {"hidden_size": 64, "intermediate_size": 128}
 
 
 def test_it_is_refused_where_bitsandbytes_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantise, "LIBRARY", "bitsandbytes_that_is_not_there")
     with pytest.raises(PtwError, match=r"pip install 'ptw\[qlora\]'"):
-        trained(planned(with_base(tmp_path / "ws"), "chat", **QLORA))
+        trained(planned(with_base(tmp_path / "ws", **WIDE), "chat", **QLORA))
 
 
 def test_it_is_refused_on_two_workers() -> None:
@@ -31,10 +35,10 @@ def test_it_is_refused_on_two_workers() -> None:
 def test_the_blocks_matrices_are_packed_and_nothing_else(tmp_path: Path) -> None:
     """Targeted or not; what is unpacked again gives the logits of what computes, and the right gradients."""
     pytest.importorskip("bitsandbytes")
-    base = with_base(tmp_path / "ws") / "base"
+    base = with_base(tmp_path / "ws", **WIDE) / "base"
     settings = AdapterSettings(adapter="qlora", lora_targets=["q_proj"])
     packed = adapt(load(base, None), settings, 0, ALONE.device)
-    assert "9." in packed.notes[0]  # percent: what NF4 costs a normal weight
+    assert "in NF4, 9." in packed.notes[0]  # percent: what it costs normal weights
     bytes_of = {name: own.dtype for name, own in packed.module.named_parameters() if "lora" not in name}
     assert {name for name, dtype in bytes_of.items() if dtype == torch.uint8} == {
         name for name in bytes_of if "_proj" in name
@@ -56,8 +60,6 @@ def test_the_blocks_matrices_are_packed_and_nothing_else(tmp_path: Path) -> None
 
 
 def gradient_of(module: torch.nn.Module) -> None:
-    from ptw.nn.layout import Layout
-
     ids = torch.arange(1, 21)[None]
     hidden = module.train()(ids, Layout.of_documents([[20]]))
     module.head().loss(hidden, ids.roll(-1, 1)).backward()
@@ -68,7 +70,7 @@ def test_a_run_learns_says_what_was_lost_and_publishes_what_it_trained(
     tmp_path: Path, precision: str
 ) -> None:
     pytest.importorskip("bitsandbytes")
-    root = with_base(tmp_path / "ws")
+    root = with_base(tmp_path / "ws", **WIDE)
     found = trained(planned(root, "chat", **QLORA, precision=precision, checkpoint_every=3))
     steps = steps_of(found.folder)
     assert steps[-1]["loss"] < steps[0]["loss"] - 0.1
@@ -77,10 +79,15 @@ def test_a_run_learns_says_what_was_lost_and_publishes_what_it_trained(
     evaluated = [line for line in lines.read(found.folder / record.METRICS)[0] if line["kind"] == "eval"]
     again = trained(planned(root, "chat", **QLORA, precision=precision, checkpoint_every=3))
     assert steps_of(again.folder)[-1]["loss"] == steps[-1]["loss"]
-    from ptw.evals.evaluate import evaluate
-    from ptw.workspace.manifest import read
-
     limit = 1e-6 if precision == "fp32" else 1e-2
     assert evaluate(read(root), found.name)["loss"] == pytest.approx(
         evaluated[-1]["held_out_loss"], rel=limit
     )
+
+
+def test_weights_that_do_not_come_back_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("bitsandbytes")
+    right = quantise.NF4.unpacked
+    monkeypatch.setattr(quantise.NF4, "unpacked", lambda self, weight: right(self, weight).roll(1, 0))
+    with pytest.raises(PtwError, match=r"does not give model\.layers\.0\.self_attn\.q_proj of shape"):
+        trained(planned(with_base(tmp_path / "ws", **WIDE), "chat", **QLORA))
