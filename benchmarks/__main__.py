@@ -9,6 +9,8 @@ NAMES = (
     "packed_vs_padded",
     "step_vs_hf",
     "stories_sft",
+    "lora_sft",
+    "head_loss",
     "kill_resume",
     "vllm_loads",
     "moe_step_vs_hf",

@@ -7,11 +7,12 @@ from typing import Literal
 
 from torch import nn
 
+from ptw.train.adapted import AdapterSettings
 from ptw.train.run import Run
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(AdapterSettings):
     epochs: int = 1
     steps: int | None = None  # in place of epochs: so many steps, over as many epochs as they take
     window: int = 1024  # tokens of a packed row
@@ -22,6 +23,8 @@ class Settings:
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    label_smoothing: float = 0.0  # which part of a target is spread over the vocabulary
+    z_loss: float = 0.0  # times the squared logarithm of the softmax's sum; 1e-4 is usual
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_every: int = 100
     eval_every: int | None = None  # steps between looks at eval_dataset; without it: once an epoch
@@ -30,7 +33,7 @@ class Settings:
 
 
 def train(run: Run, settings: Settings) -> None:
-    model = run.model(precision=settings.precision, seed=settings.seed)
+    model = run.model(precision=settings.precision, seed=settings.seed, adapter=settings)
     optimizer = run.optimizer(
         settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -50,7 +53,7 @@ def train(run: Run, settings: Settings) -> None:
     for batch in batches:
         if run.due(settings.eval_every):
             measure(run, model)
-        loss = run.mean_loss(model, batch)
+        loss = run.mean_loss(model, batch, label_smoothing=settings.label_smoothing, z_loss=settings.z_loss)
         run.step(optimizer, loss, settings.clip_norm)
     measure(run, model)
     run.save(model)

@@ -55,6 +55,7 @@ MAY_IMPORT = {
 
 # Who may import what is heavy, or what only one place should know.
 HEAVY = {
+    "bitsandbytes": ("ptw/ports/quantise.py",),
     "click": ("ptw/cli",),
     "fsspec": ("ptw/data", "ptw/files", "ptw/workspace"),
     "litellm": ("ptw/agent/llm.py",),

@@ -79,9 +79,10 @@ def show(run: str, as_json: bool) -> None:
 @click.command()
 @click.argument("run")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="A new folder.")
-def export(run: str, folder: Path) -> None:
+@click.option("--adapter", is_flag=True, help="Only the run's LoRA adapter, for PEFT and vLLM.")
+def export(run: str, folder: Path, adapter: bool) -> None:
     """Write a run's model for plain transformers and vLLM."""
     workspace = opened()
     from ptw.runs.export import export_run
 
-    click.echo(export_run(workspace, run, folder))
+    click.echo(export_run(workspace, run, folder, adapter))

@@ -31,31 +31,58 @@ class Head:
         logits = functional.linear(self._divided(hidden), self.weight_VD[: self.vocabulary])
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
-    def loss(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
-        """The summed cross entropy of the targets; ignored ones (-100) are dropped before the projection."""
+    def loss(
+        self, hidden_BTD: Tensor, targets_BT: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+    ) -> Tensor:
+        """The summed cross entropy of the targets; ignored ones (-100) are dropped before the projection.
+
+        label_smoothing, z_loss: as of `Form`.
+        """
         learnt = targets_BT != IGNORED
         hidden_MD = self._divided(hidden_BTD[learnt])
-        return linear_cross_entropy(
-            hidden_MD, self.weight_VD, targets_BT[learnt], self.vocabulary, cap=self.cap
-        )
+        form = Form(self.cap, label_smoothing, z_loss)
+        return linear_cross_entropy(hidden_MD, self.weight_VD, targets_BT[learnt], self.vocabulary, form)
 
     def _divided(self, hidden: Tensor) -> Tensor:
         return hidden if self.divisor == 1.0 else hidden / self.divisor
 
 
+@dataclass(frozen=True)
+class Form:
+    """How logits x become a token's loss: L - (1 - s) x[target] - s mean(x) + z L^2, L = log sum exp(x).
+
+    s is label_smoothing (Szegedy et al., 2016; as torch's cross_entropy has it), z is z_loss (PaLM, 2022).
+    With a cap x is cap * tanh(x / cap) before anything else. Means and sums are over the vocabulary.
+    """
+
+    cap: float | None = None
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+
+PLAIN = Form()
+
+
 def linear_cross_entropy(
-    hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, vocabulary: int, *, cap: float | None = None
+    hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, vocabulary: int, form: Form = PLAIN
 ) -> Tensor:
     """Summed cross entropy of `hidden @ weight.T`, in chunks: the logits never stand in memory whole.
 
-    Rows of weight_VD from `vocabulary` on are padding: they take no part and get no gradient. `cap`: as of
-    `Head`.
+    Rows of weight_VD from `vocabulary` on are padding: they take no part and get no gradient.
     """
     if hidden_MD.is_cuda and len(targets_M) and (liger := _liger()) is not None:
-        loss: Tensor = liger(hidden_MD, weight_VD[:vocabulary], targets_M, reduction="sum", softcap=cap)
+        loss: Tensor = liger(
+            hidden_MD,
+            weight_VD[:vocabulary],
+            targets_M,
+            reduction="sum",
+            softcap=form.cap,
+            label_smoothing=form.label_smoothing,
+            lse_square_scale=form.z_loss,
+        )
         return loss
     learning = torch.is_grad_enabled()
-    total: Tensor = _ChunkedCrossEntropy.apply(hidden_MD, weight_VD, targets_M, vocabulary, cap, learning)
+    total: Tensor = _ChunkedCrossEntropy.apply(hidden_MD, weight_VD, targets_M, vocabulary, form, learning)
     return total
 
 
@@ -69,7 +96,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight_VD: Tensor,
         targets_M: Tensor,
         vocabulary: int,
-        cap: float | None,
+        form: Form,
         learning: bool,
     ) -> Tensor:
         weight = weight_VD[:vocabulary]
@@ -84,16 +111,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets_M), rows):
             hidden, targets = hidden_MD[start : start + rows], targets_M[start : start + rows, None]
             logits, slope = functional.linear(hidden, weight).float(), None
-            if cap is not None:
-                logits = logits.div_(cap).tanh_()
+            if form.cap is not None:
+                logits = logits.div_(form.cap).tanh_()
                 slope = 1 - logits.square() if wants_hidden or wants_weight else None
-                logits = logits.mul_(cap)
+                logits = logits.mul_(form.cap)
             log_total = logits.logsumexp(-1, keepdim=True)
-            total = total + (log_total - logits.gather(-1, targets)).sum()
+            total = total + _summed_loss(logits, log_total, targets, form)
             if wants_hidden or wants_weight:
-                # softmax minus one at the target, in place of the logits
-                grad = logits.sub_(log_total).exp_()
-                grad.scatter_add_(-1, targets, grad.new_full(targets.shape, -1.0))
+                grad = _gradient_in_place(logits, log_total, targets, form)
                 grad = grad.mul_(slope) if slope is not None else grad
                 grad = grad.to(weight.dtype)
                 if grad_hidden is not None:
@@ -115,6 +140,26 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _summed_loss(logits: Tensor, log_total: Tensor, targets: Tensor, form: Form) -> Tensor:
+    smoothing = form.label_smoothing
+    loss = log_total - (1 - smoothing) * logits.gather(-1, targets)
+    if smoothing:
+        loss = loss - smoothing * logits.mean(-1, keepdim=True)
+    if form.z_loss:
+        loss = loss + form.z_loss * log_total.square()
+    return loss.sum()
+
+
+def _gradient_in_place(logits: Tensor, log_total: Tensor, targets: Tensor, form: Form) -> Tensor:
+    """Of the loss by the logits, in place of them: a scaled softmax minus what the target should be."""
+    grad = logits.sub_(log_total).exp_()
+    if form.z_loss:
+        grad.mul_(1 + 2 * form.z_loss * log_total)
+    if form.label_smoothing:
+        grad.sub_(form.label_smoothing / logits.shape[-1])
+    return grad.scatter_add_(-1, targets, grad.new_full(targets.shape, form.label_smoothing - 1))
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

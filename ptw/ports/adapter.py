@@ -6,10 +6,10 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -23,6 +23,7 @@ from ptw.ports.weights import Named, Operator, Rename
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
+WITHOUT_PORT = "reference."  # where Hugging Face's own class hangs
 # keys that say where an adapter came from, or that only an initialisation reads
 IDLE = {
     "auto_mapping",
@@ -39,6 +40,8 @@ IDLE = {
 }
 # these change the base model when PEFT loads them
 PLAIN_STARTS = (None, True, False, "gaussian")
+
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # of input, weight and bias
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,16 @@ class LoRALinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
-        self.checkpoint_name = name
-        self.scaling, self.dropout = settings.scaling, settings.lora_dropout
+        self.checkpoint_name, self.settings = name, settings
+        self.product: Product = getattr(base, "product", functional.linear)
         # an adapter is small and learns in small steps: bf16 would round them away
         wide = torch.promote_types(torch.promote_types(down.dtype, base.weight.dtype), torch.float32)
         self.lora_A, self.lora_B = (_matrix(one.to(base.weight.device, wide)) for one in (down, up))
 
     def forward(self, input: Tensor) -> Tensor:
-        output = functional.linear(input, self.weight, self.bias)
-        dropped = functional.dropout(input.to(self.lora_A.weight.dtype), self.dropout, self.training)
-        return (output + self.lora_B(self.lora_A(dropped)) * self.scaling).to(output.dtype)
+        output, settings = self.product(input, self.weight, self.bias), self.settings
+        dropped = functional.dropout(input.to(self.lora_A.weight.dtype), settings.lora_dropout, self.training)
+        return (output + self.lora_B(self.lora_A(dropped)) * settings.scaling).to(output.dtype)
 
 
 def read(folder: Path) -> Adapter:
@@ -124,8 +127,6 @@ def read(folder: Path) -> Adapter:
 
 def attach(loaded: Loaded, adapter: Adapter) -> None:
     """Put the adapter on the model's linear layers; PtwError names the layer that is none, before any is."""
-    if loaded.port is None:
-        raise PtwError("adapter: the model has no port: put the adapter on Hugging Face's class with peft")
     layers = {name: _layer(loaded, name) for name in adapter.pairs}
     for name, (place, layer) in layers.items():
         down, up = adapter.pairs[name]
@@ -153,23 +154,32 @@ def places(loaded: Loaded, adapter: Adapter) -> dict[str, str]:
 
 def parameters(module: nn.Module) -> dict[str, Tensor]:
     """The adapter's own parameters, under the names of PEFT's file; the rest of the model is the base."""
-    found = {}
-    for layer in _attached(module).values():
-        found[f"{PREFIX}{layer.checkpoint_name}{DOWN}"] = layer.lora_A.weight
-        found[f"{PREFIX}{layer.checkpoint_name}{UP}"] = layer.lora_B.weight
-    return found
+    own = dict(module.named_parameters())
+    return {key: own[name] for key, name in _keys(module).items()}
 
 
-def save(module: nn.Module, settings: Settings, folder: Path) -> None:
-    """Write what is attached, for PEFT to load; the folder appears whole or not at all."""
+def save(
+    module: nn.Module,
+    settings: Settings,
+    folder: Path,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    base: str | None = None,
+) -> None:
+    """Write what is attached, for PEFT to load; the folder appears whole or not at all.
+
+    `state` gives full tensors where the module's own are sharded; `base` is the base model's name.
+    """
     if folder.exists():
         raise PtwError(f"{folder}: there is something already; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in parameters(module).items()}
+        full = module.state_dict() if state is None else state
+        tensors = {key: full[name].detach().cpu().contiguous() for key, name in _keys(module).items()}
         save_file(tensors, aside / TENSORS, {"format": "pt"})
-        (aside / CONFIG).write_text(json.dumps(settings.as_peft(), indent=2, sort_keys=True) + "\n")
+        values = settings.as_peft() | ({} if base is None else {"base_model_name_or_path": base})
+        (aside / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
         aside.chmod(0o755)
         aside.replace(folder)
     except (OSError, SafetensorError) as error:
@@ -178,15 +188,9 @@ def save(module: nn.Module, settings: Settings, folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def merge(module: nn.Module) -> None:
-    """Add what is attached to the weights themselves: plain linear layers remain."""
-    for place, layer in _attached(module).items():
-        delta = layer.lora_B.weight @ layer.lora_A.weight * layer.scaling
-        plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-        with torch.no_grad():
-            layer.weight.copy_(layer.weight.to(delta.dtype) + delta)
-        plain.weight, plain.bias = layer.weight, layer.bias
-        _replace(module, place, plain)
+def attached(module: nn.Module) -> dict[str, LoRALinear]:
+    """The layers with an adapter, by their place in the module."""
+    return {place: one for place, one in module.named_modules() if isinstance(one, LoRALinear)}
 
 
 def _settings(file: Path) -> Settings:
@@ -210,28 +214,40 @@ def _settings(file: Path) -> Settings:
     return Settings(**{**{key: values[key] for key in own & set(values)}, "target_modules": tuple(targets)})
 
 
+def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether it is a linear layer and nothing else, by its weight or by a product of its own with it."""
+    packed = isinstance(layer, nn.Linear) and hasattr(layer, "product")
+    return type(layer) is nn.Linear or (packed and not isinstance(layer, LoRALinear))
+
+
 def _layer(loaded: Loaded, name: str) -> tuple[str, nn.Linear]:
-    """Where the port holds a linear layer of the checkpoint, and the layer."""
+    """Where the model holds a linear layer of the checkpoint, and the layer."""
+    place = f"{WITHOUT_PORT}{name}" if loaded.port is None else _place(loaded, name)
+    layer = loaded.module.get_submodule(place)
+    # a layer that computes otherwise would not know of the adapter
+    if not is_plain(layer):
+        raise PtwError(f"adapter: {name}: {place} is a {type(layer).__name__} in the port, not an nn.Linear")
+    return place, layer
+
+
+def _place(loaded: Loaded, name: str) -> str:
     weight = f"{name}.weight"
     operator = next((one for one in loaded.operators if weight in _names(one)), None)
     plain = operator.operator if isinstance(operator, Named) else operator
     if not isinstance(plain, Rename):
         how = "it is no tensor of the checkpoint" if plain is None else f"{type(plain).__name__} makes it"
         raise PtwError(f"adapter: {name}: there is no linear layer of the port that is this one alone: {how}")
-    place = plain.ours_name.removesuffix(".weight")
-    layer = loaded.module.get_submodule(place)
-    # a layer that computes otherwise would not know of the adapter
-    if type(layer) is not nn.Linear:
-        raise PtwError(f"adapter: {name}: {place} is a {type(layer).__name__} in the port, not an nn.Linear")
-    return place, layer
+    return plain.ours_name.removesuffix(".weight")
 
 
 def _names(operator: Operator) -> tuple[str, ...]:
     return operator.names if isinstance(operator, Named) else operator.theirs
 
 
-def _attached(module: nn.Module) -> dict[str, LoRALinear]:
-    return {place: one for place, one in module.named_modules() if isinstance(one, LoRALinear)}
+def _keys(module: nn.Module) -> dict[str, str]:
+    """The names of PEFT's file, and the module's own."""
+    layers = {place: layer.checkpoint_name for place, layer in attached(module).items()}
+    return {f"{PREFIX}{name}{end}": f"{place}{end}" for place, name in layers.items() for end in (DOWN, UP)}
 
 
 def _replace(module: nn.Module, place: str, layer: nn.Module) -> None:

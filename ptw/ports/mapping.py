@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ptw.ports.weights import Either, Named, Operator, PadVocabulary, Wide
+from ptw.ports.weights import Either, Named, Operator, PadVocabulary, Rename, Wide
 
 
 def as_named(operators: Sequence[Operator], found: Collection[str]) -> list[Operator]:
@@ -42,6 +42,11 @@ def back_to_checkpoint(
 def held_wide(operators: Sequence[Operator]) -> frozenset[str]:
     """The parameters that are held in fp32 at least."""
     return frozenset(name for one in operators if isinstance(one, Wide) for name in one.ours)
+
+
+def renamed(operators: Sequence[Operator]) -> dict[str, str]:
+    """The checkpoint's name of each parameter that is one of its tensors as it stands."""
+    return {one.ours_name: one.theirs_name for one in operators if isinstance(one, Rename)}
 
 
 def padded_tables(operators: Sequence[Operator]) -> dict[str, int]:

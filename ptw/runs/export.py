@@ -6,13 +6,17 @@ from pathlib import Path
 
 from ptw.errors import PtwError
 from ptw.runs.open import model_folder
-from ptw.runs.record import open_run
+from ptw.runs.record import ADAPTER, RunRecord, open_run
 from ptw.workspace.manifest import Workspace
 
 
-def export_run(workspace: Workspace, name: str, folder: Path) -> Path:
-    """A copy of the run's model and tokenizer in a new folder, which appears whole or not at all."""
-    source = model_folder(open_run(workspace.root, name))
+def export_run(workspace: Workspace, name: str, folder: Path, adapter: bool = False) -> Path:
+    """A copy of the run's model and tokenizer in a new folder, which appears whole or not at all.
+
+    adapter: only what the run taught a frozen base, for PEFT and vLLM to load onto that.
+    """
+    found = open_run(workspace.root, name)
+    source = adapter_folder(found) if adapter else model_folder(found)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PtwError(f"{folder}: there is something already; name a new folder")
     aside: Path | None = None
@@ -27,4 +31,15 @@ def export_run(workspace: Workspace, name: str, folder: Path) -> Path:
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def adapter_folder(record: RunRecord) -> Path:
+    """The run's adapter in PEFT's format; PtwError while it has none, and where it trained none."""
+    folder = model_folder(record).with_name(ADAPTER)
+    if not folder.is_dir():
+        raise PtwError(
+            f"run {record.name} has no adapter, for all of its model learnt; "
+            "export it without --adapter, or train with adapter = 'lora'"
+        )
     return folder

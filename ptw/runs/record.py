@@ -20,6 +20,7 @@ FILE = "run.json"
 METRICS = "metrics.jsonl"
 EVENTS = "events.jsonl"
 MODEL = "model"
+ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
 STATES = ("running", "done", "stopped", "failed")
 FOLDER = re.compile(r"(?P<recipe>.+)-(?P<number>\d{3,})")

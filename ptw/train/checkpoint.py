@@ -98,7 +98,7 @@ def newest(run: Path, group: Group, say: Say) -> Path | None:
 def load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
     """Fill module and optimizer, however many workers wrote it and read it; the other state comes back."""
     model_state, optimizer_state = get_state_dict(module, [] if optimizer is None else optimizer)
-    wanted: dict[str, Any] = {"model": model_state}
+    wanted: dict[str, Any] = {"model": _learnt(module, model_state)}
     if optimizer is not None:
         wanted["optimizer"] = optimizer_state
     with _alone() as alone:
@@ -106,7 +106,7 @@ def load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer | Non
     set_state_dict(
         module,
         [] if optimizer is None else optimizer,
-        model_state_dict=wanted["model"],
+        model_state_dict={**model_state, **wanted["model"]},
         optim_state_dict=wanted.get("optimizer", {}),
     )
     state: dict[str, Any] = torch.load(folder / STATE, weights_only=True)
@@ -119,7 +119,7 @@ def _write(
     """This worker's files; what went wrong, if anything did."""
     try:
         model_state, optimizer_state = get_state_dict(module, optimizer)
-        tensors = {"model": model_state, "optimizer": optimizer_state}
+        tensors = {"model": _learnt(module, model_state), "optimizer": optimizer_state}
         with _alone() as alone:
             distributed_checkpoint.save(tensors, storage_writer=FileSystemWriter(aside), no_dist=alone)
         if group.first:  # after what all write together: the others would wait for it if this failed
@@ -127,6 +127,13 @@ def _write(
     except (OSError, RuntimeError, CheckpointException) as error:
         return _reason(error)
     return None
+
+
+def _learnt(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is frozen: it is as it was when the run began."""
+    named = module.named_parameters(remove_duplicate=False)
+    frozen = {name for name, parameter in named if not parameter.requires_grad}
+    return {name: value for name, value in state.items() if name not in frozen}
 
 
 def _publish(aside: Path, folder: Path) -> list[str]:

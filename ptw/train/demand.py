@@ -15,3 +15,9 @@ def not_negative(**values: float) -> None:
     for key, value in values.items():
         if not (math.isfinite(value) and value >= 0):
             raise PtwError(f"settings: {key} = {value}: it must be 0 or more")
+
+
+def part(**values: float) -> None:
+    for key, value in values.items():
+        if not 0 <= value < 1:
+            raise PtwError(f"settings: {key} = {value}: it must be 0 or more, and less than 1")

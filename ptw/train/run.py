@@ -11,19 +11,20 @@ from torch import Tensor, nn
 
 from ptw.data.stream import Stream
 from ptw.errors import PtwError
+from ptw.nn.head import Head
 from ptw.ports.load import Loaded
 from ptw.ports.parallel import whole
 from ptw.tokens.tokenizer import open_tokenizer
 from ptw.train import checkpoint, count, demand, flops, held_out, weights
+from ptw.train.adapted import EVERYTHING, AdapterSettings
 from ptw.train.chance import random_state, restore_random
 from ptw.train.feed import Batch, Feed, StepRows, batches
+from ptw.train.finite import demand_finite
 from ptw.train.group import Group
 from ptw.train.ledger import Ledger
 from ptw.train.optimize import Schedule, ScheduleName, adamw
 from ptw.train.parallel import shard
 from ptw.train.plan import Plan
-
-SAMPLES_NAMED = 8
 
 
 class Stopped(Exception):
@@ -53,11 +54,16 @@ class Run:
         for note in self.tokenizer.notes:
             self.ledger.say(note)
 
-    def model(self, *, precision: str = "fp32", seed: int = 0) -> nn.Module:
-        """The plan's model with fp32 master weights, spread over the workers; bf16 computes in bf16."""
+    def model(
+        self, *, precision: str = "fp32", seed: int = 0, adapter: AdapterSettings = EVERYTHING
+    ) -> nn.Module:
+        """The plan's model with fp32 master weights, spread over the workers; bf16 computes in bf16.
+
+        With an adapter nothing else learns: whatever is frozen has `requires_grad` False.
+        """
         torch.manual_seed(seed + self.group.rank)
         self.precision = precision
-        self.loaded: Loaded = weights.open_for_training(self.plan, self.tokenizer, seed, self.group)
+        self.loaded: Loaded = weights.open_for_training(self, seed, adapter)
         for note in self.loaded.notes:
             self.ledger.say(note)
         work = flops.work_of(self.loaded.module, self.loaded.hf_config)
@@ -124,11 +130,16 @@ class Run:
         finally:
             stream.close()
 
-    def mean_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def mean_loss(
+        self, model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+    ) -> Tensor:
         """The batch's share of the step's mean loss: all shares of all workers add up to it."""
+        demand.part(label_smoothing=label_smoothing)
+        demand.not_negative(z_loss=z_loss)
         with self.computing():
             hidden_BTD = model(batch.ids_BT, batch.layout)
-            total: Tensor = model.head().loss(hidden_BTD, batch.targets_BT)  # type: ignore[operator]
+            head: Head = model.head()  # type: ignore[operator]
+            total = head.loss(hidden_BTD, batch.targets_BT, label_smoothing=label_smoothing, z_loss=z_loss)
         return total / max(1, batch.step.learnt)
 
     def step(self, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float | None = 1.0) -> None:
@@ -143,11 +154,11 @@ class Run:
             return
         own = torch.stack([share for share, _ in self._losses]).sum().item()
         mean, stop = self.group.sum(own, float(self._stopping()))
-        self._demand_finite(mean, "loss")
+        demand_finite(self.group, self.steps_done + 1, self._losses, loss=mean)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         clipped = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
         norm = whole(clipped).item()
-        self._demand_finite(norm, "gradient")
+        demand_finite(self.group, self.steps_done + 1, self._losses, gradient=norm)
         rate = self._schedule.at(self.steps_done, self.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -276,19 +287,6 @@ class Run:
             **step.facts(),
             **self._meter.measured([row.lengths for row in step.rows], step.learnt, seconds),
             feed_seconds=self._feed.seconds,
-        )
-
-    def _demand_finite(self, value: float, what: str) -> None:
-        if math.isfinite(value):
-            return
-        bad = [batch for share, batch in self._losses if not math.isfinite(share.item())]
-        bad = bad or [batch for _, batch in self._losses]
-        own = [sample for batch in bad for row in batch.rows for sample in row.samples]
-        samples = [sample for part in self.group.gathered(own) for sample in part]
-        more = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
-        raise PtwError(
-            f"step {self.steps_done + 1}: the {what} is {value}, on the samples "
-            f"{', '.join(samples[:SAMPLES_NAMED])}{more}; look at them, or lower learning_rate"
         )
 
     def _tell_refused(self) -> None:

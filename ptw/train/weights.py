@@ -3,27 +3,32 @@
 import json
 import math
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ptw.errors import PtwError
+from ptw.ports import adapter, adapting, quantise
 from ptw.ports.export import export
 from ptw.ports.load import Loaded, create, load
 from ptw.ports.source import resolve
-from ptw.runs.record import MODEL
+from ptw.runs.record import ADAPTER, MODEL
 from ptw.tokens.tokenizer import Tokenizer
-from ptw.train import checkpoint
+from ptw.train import adapted, checkpoint
+from ptw.train.adapted import AdapterSettings
 from ptw.train.group import Group
 from ptw.train.parallel import full_state
-from ptw.train.plan import Plan
 
 if TYPE_CHECKING:
     from ptw.train.run import Run
 
 BEST = "best-step-"
+TOLD = 1e-3  # of the adapter's change: a loss by rounding that is worth a word
 
 
 @dataclass(frozen=True)
@@ -34,23 +39,32 @@ class Best:
     folder: str | None = None
 
 
-def open_for_training(plan: Plan, tokenizer: Tokenizer, seed: int, group: Group) -> Loaded:
-    """The plan's model in fp32 on this worker's device; PtwError if its table lacks ids of the tokenizer."""
+def open_for_training(run: "Run", seed: int, settings: AdapterSettings) -> Loaded:
+    """The plan's model on this worker's device, in fp32; beneath an adapter in the precision of the run.
+
+    PtwError if its table lacks ids of the tokenizer, or for an adapter that can't be.
+    """
+    plan, tokenizer, device = run.plan, run.tokenizer, run.group.device
     entry = plan.model
+    adapted.demand_sense(settings, entry.hf is None, run.group.world)
     if entry.hf is None:
         ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
         special = {f"{name}_token_id": id_ for name, id_ in ids.items() if id_ is not None}
         config = {**(entry.config or {}), "vocab_size": tokenizer.size, **special}
-        return create(config, plan.root, seed=seed, device=group.device)
+        return create(config, plan.root, seed=seed, device=device)
     folder = resolve(entry.hf, entry.revision, plan.root)
-    loaded = load(folder, plan.root, port=entry.port, dtype=torch.float32, device=group.device)
+    frozen_in_bf16 = settings.adapter != "none" and run.precision == "bf16"
+    dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
+    # what is to be packed goes to the device one matrix at a time
+    first_on = torch.device("cpu") if settings.adapter == "qlora" else device
+    loaded = load(folder, plan.root, port=entry.port, dtype=dtype, device=first_on)
     size = loaded.hf_config.get("vocab_size", tokenizer.size)
     if tokenizer.size > size:
         raise PtwError(
             f"tokenizer {tokenizer.name} has ids up to {tokenizer.size - 1}, but model {entry.name} has only "
             f"{size} rows in its table: name the tokenizer that belongs to the model"
         )
-    return loaded
+    return adapted.adapt(loaded, settings, seed, device)
 
 
 def demand_window(loaded: Loaded, window: int) -> None:
@@ -65,10 +79,10 @@ def demand_window(loaded: Loaded, window: int) -> None:
 
 def keep(run: "Run", score: float) -> Best:
     """Write the model as it is now beside the checkpoints."""
-    best = Best(score, f"{BEST}{run.steps_done:08d}")
-    _write(run, run.plan.run_folder() / f"{BEST}{run.steps_done:08d}")
+    folder = f"{BEST}{run.steps_done:08d}"
+    _write(run, run.plan.run_folder() / folder)
     run.ledger.say(f"best so far after step {run.steps_done}: {score:.4f}")
-    return best
+    return Best(score, folder)
 
 
 def forget(run_folder: Path, best: Best, group: Group) -> None:
@@ -87,19 +101,22 @@ def forget(run_folder: Path, best: Best, group: Group) -> None:
 
 
 def publish(run: "Run") -> None:
-    """The best model, or the model as it is now, becomes the run's model."""
-    target = run.plan.run_folder() / MODEL
-    best = None if run.best.folder is None else run.plan.run_folder() / run.best.folder
+    """The best model, or the model as it is now, becomes the run's, and so does its adapter."""
+    target = run.plan.run_folder()
+    best = None if run.best.folder is None else target / run.best.folder
     if best is None:
         _write(run, target)
-    elif run.group.shared(best.is_dir()):
+    elif run.group.shared((best / MODEL).is_dir()):
         if run.group.first:
-            shutil.rmtree(target, ignore_errors=True)
-            best.rename(target)
-    elif not run.group.shared(target.is_dir()):  # it is published already where a run ended right after that
+            for part in sorted(best.iterdir()):  # the model last: with it all is there
+                shutil.rmtree(target / part.name, ignore_errors=True)
+                part.rename(target / part.name)
+    elif not run.group.shared(
+        (target / MODEL).is_dir()
+    ):  # published already where a run ended right after that
         raise PtwError(f"{best}: the best model is gone; copy it back, or start a new run")
     if run.group.first:
-        for folder in run.plan.run_folder().glob(f"{BEST}*"):
+        for folder in target.glob(f"{BEST}*"):
             shutil.rmtree(folder, ignore_errors=True)
     run.group.wait()
 
@@ -112,26 +129,54 @@ def _write_generation_config(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _write(run: "Run", folder: Path) -> None:
-    """HF's format and the tokenizer; in the checkpoint's own dtype where the run computed in bf16."""
+    """In the folder: the adapter where there is one, and the model, to which it is added."""
     state = full_state(run.loaded.module, run.group.first)
     fault = None
     if run.group.first:
-        declared = run.loaded.hf_config.get("dtype") or run.loaded.hf_config.get("torch_dtype")
-        dtype = getattr(torch, str(declared).removeprefix("torch."), torch.float32)
-        if run.precision == "bf16" and run.plan.model.hf is not None:
-            state = {name: tensor.to(dtype) for name, tensor in state.items()}
-        aside = folder.with_name(f".writing-{folder.name}")
         try:
-            shutil.rmtree(aside, ignore_errors=True)
-            export(run.loaded, aside, state=state)
-            run.tokenizer.save(aside)
-            _write_generation_config(run.tokenizer, aside)
-            shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
+            folder.mkdir(exist_ok=True)
+            with _made(folder / ADAPTER) as aside:
+                _write_adapter(run, aside, state)
+            with _made(folder / MODEL) as aside:
+                _write_model(run, aside, state)
         except (OSError, PtwError) as error:
             fault = str(error)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     fault = run.group.shared(fault)
     if fault is not None:
         raise PtwError(f"{folder}: the model cannot be saved: {fault}; make room, then go on with --resume")
+
+
+def _write_adapter(run: "Run", folder: Path, state: Mapping[str, Tensor]) -> None:
+    layers = list(adapter.attached(run.loaded.module).values())
+    if layers:
+        adapter.save(run.loaded.module, layers[0].settings, folder, state=state, base=run.plan.model.hf)
+
+
+def _write_model(run: "Run", folder: Path, state: Mapping[str, Tensor]) -> None:
+    """HF's format and the tokenizer; in the checkpoint's own dtype where the run computed in bf16."""
+    declared = run.loaded.hf_config.get("dtype") or run.loaded.hf_config.get("torch_dtype")
+    dtype = getattr(torch, str(declared).removeprefix("torch."), torch.float32)
+    narrow = run.precision == "bf16" and run.plan.model.hf is not None
+    plain = quantise.unpacked(run.loaded.module, state)
+    plain, lost = adapting.merged(run.loaded.module, plain, dtype if narrow else None)
+    if lost > TOLD:
+        run.ledger.say(
+            f"merged in {dtype}: {lost:.1%} of the adapter's change is rounded away; adapter/ has it"
+        )
+    export(run.loaded, folder, state=plain)
+    run.tokenizer.save(folder)
+    _write_generation_config(run.tokenizer, folder)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[Path]:
+    """Where to write what then becomes the folder, whole; nothing written leaves no folder."""
+    aside = folder.with_name(f".writing-{folder.name}")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        yield aside
+        shutil.rmtree(folder, ignore_errors=True)
+        if aside.exists():
+            aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

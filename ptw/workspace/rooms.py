@@ -17,7 +17,14 @@ ROOMS = ("models", "recipes", "verifiers")
 WITHOUT_PORT = "hf"  # `port = "hf"`: Hugging Face's own class although there is a port
 
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
-WORDS = {"int": "an integer", "float": "a finite number", "str": "a string", "bool": "true or false"}
+LIST = "list[str]"
+WORDS = {
+    "int": "an integer",
+    "float": "a finite number",
+    "str": "a string",
+    "bool": "true or false",
+    LIST: "a list of one or more strings",
+}
 BOOLEANS = {"true": True, "false": False}
 
 loaded: dict[Path, tuple[tuple[int, int], ModuleType]] = {}
@@ -28,7 +35,7 @@ class SettingField:
     type: str  # as it is written, e.g. "int | None"
     default: object
     required: bool
-    types: tuple[str, ...]  # of int, float, str, bool
+    types: tuple[str, ...]  # of int, float, str, bool, list[str]
     choices: tuple[object, ...]  # of a Literal
     optional: bool  # may be None, which TOML says by leaving the key out
 
@@ -53,7 +60,7 @@ class SettingField:
                 candidates.append(convert(text))
             except ValueError:
                 continue
-        for value in [*candidates, text]:
+        for value in [*candidates, text, text.split(",")]:
             if self.fault(value) is None:
                 return value
         raise ValueError(self.fault(text))
@@ -74,7 +81,7 @@ def files(root: Path | None, room: str) -> dict[str, Path]:
     return dict(sorted(merged.items()))
 
 
-def settings_fields(path: Path) -> dict[str, SettingField]:
+def settings_fields(path: Path, name: str = "Settings") -> dict[str, SettingField]:
     """The fields of the file's Settings, without importing it; PtwError when it can't be read so."""
     try:
         tree = ast.parse(path.read_bytes(), str(path))
@@ -83,11 +90,28 @@ def settings_fields(path: Path) -> dict[str, SettingField]:
         raise PtwError(f"{path}{line}: not Python: {error}") from error
     except OSError as error:
         raise PtwError(f"{path}: cannot be read: {error.strerror}") from error
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
     if not classes:
-        raise PtwError(f"{path}: has no Settings; add a frozen dataclass of that name, even an empty one")
+        raise PtwError(f"{path}: has no {name}; add a frozen dataclass of that name, even an empty one")
+    inherited: dict[str, SettingField] = {}
+    for base in reversed(classes[0].bases):
+        inherited |= settings_fields(*where_is(path, tree, base))
     fields = [node for node in classes[0].body if isinstance(node, ast.AnnAssign)]
-    return {node.target.id: field_of(path, node) for node in fields if isinstance(node.target, ast.Name)}
+    own = {node.target.id: field_of(path, node) for node in fields if isinstance(node.target, ast.Name)}
+    return own | {name: field for name, field in inherited.items() if name not in own}
+
+
+def where_is(path: Path, tree: ast.Module, base: ast.expr) -> tuple[Path, str]:
+    """The file and name of a class that Settings takes fields from: it is imported from ptw."""
+    name = ast.unparse(base)
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ptw."):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    parts = str(node.module).split(".")[1:]
+                    return Path(ptw.__file__).parent.joinpath(*parts).with_suffix(".py"), alias.name
+    hint = "settings are read without running the file: write `from ptw.<module> import` for it"
+    raise PtwError(f"{path}:{base.lineno}: Settings takes fields from {name}, which is not found: {hint}")
 
 
 def python_files(folder: Path) -> dict[str, Path]:
@@ -146,6 +170,8 @@ def line_in(path: Path, error: Exception) -> str:
 
 
 def fits(value: object, name: str) -> bool:
+    if name == LIST:
+        return isinstance(value, list) and bool(value) and all(part and type(part) is str for part in value)
     if isinstance(value, bool):
         return name == "bool"
     if name == "float" and isinstance(value, int):
@@ -163,12 +189,14 @@ def field_of(path: Path, node: ast.AnnAssign) -> SettingField:
     for part in alternatives(node.annotation):
         if isinstance(part, ast.Name) and part.id in TYPES:
             types.append(part.id)
+        elif ast.unparse(part) == LIST:
+            types.append(LIST)
         elif isinstance(part, ast.Constant) and part.value is None:
             optional = True
         elif isinstance(part, ast.Subscript) and ast.unparse(part.value) in ("Literal", "typing.Literal"):
             choices += literal(path, part.slice, tuple_of=True)
         else:
-            hint = "a setting is int, float, str, bool, a Literal of them, or one of these | None"
+            hint = "a setting is int, float, str, bool, list[str], a Literal, or one of these | None"
             raise PtwError(f"{path}:{node.lineno}: Settings.{ast.unparse(node.target)}: {written}: {hint}")
     required = node.value is None
     default = None if node.value is None else literal(path, node.value)

@@ -6,7 +6,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptw.nn import head as head_module
-from ptw.nn.head import Head, linear_cross_entropy, padded_rows
+from ptw.nn.head import Form, Head, linear_cross_entropy, padded_rows
 
 VOCABULARY, WIDTH, TOKENS = 37, 12, 50
 
@@ -20,26 +20,32 @@ def case() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return hidden, weight.requires_grad_(), targets
 
 
-def plain_loss(head, hidden, targets):
+def plain_loss(head, hidden, targets, label_smoothing=0.0, z_loss=0.0):
     logits = functional.linear(hidden / head.divisor, head.weight_VD[:VOCABULARY])
     logits = logits if head.cap is None else head.cap * torch.tanh(logits / head.cap)
-    return functional.cross_entropy(logits[0], targets[0], reduction="sum")
+    smoothed = {"reduction": "sum", "label_smoothing": label_smoothing}
+    squares = logits[0][targets[0] != -100].logsumexp(-1).square()
+    return functional.cross_entropy(logits[0], targets[0], **smoothed) + z_loss * squares.sum()
 
 
+OPTIONS = [{}, {"label_smoothing": 0.1}, {"z_loss": 1e-2}, {"label_smoothing": 0.3, "z_loss": 0.5}]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("chunk_tokens", [1, 7, 1000])
 @pytest.mark.parametrize(("divisor", "cap"), [(1.0, None), (2.5, None), (1.0, 3.0), (0.4, 1.7)])
-def test_value_and_gradients_are_those_of_the_plain_loss(monkeypatch, chunk_tokens, divisor, cap):
+def test_value_and_gradients_are_those_of_the_plain_loss(monkeypatch, chunk_tokens, divisor, cap, options):
     monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", chunk_tokens * VOCABULARY)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # exact arithmetic: no fp32 inside
     hidden, weight, targets = case()
     head = Head(weight, VOCABULARY, divisor, cap)
-    (2.5 * head.loss(hidden, targets)).backward()
+    (2.5 * head.loss(hidden, targets, **options)).backward()
     ours = hidden.grad.clone(), weight.grad.clone()
     hidden.grad = weight.grad = None
-    plain = plain_loss(head, hidden, targets)
+    plain = plain_loss(head, hidden, targets, **options)
     (2.5 * plain).backward()
-    torch.testing.assert_close(head.loss(hidden, targets), plain, rtol=1e-12, atol=0)
-    torch.testing.assert_close(ours, (hidden.grad, weight.grad), rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(head.loss(hidden, targets, **options), plain, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours, (hidden.grad, weight.grad), rtol=1e-12, atol=1e-13)
     assert weight.grad[VOCABULARY:].abs().max() == 0
 
 
@@ -64,15 +70,16 @@ class LargestTensor(TorchDispatchMode):
         return found
 
 
+@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[-1]])
 @pytest.mark.parametrize("cap", [None, 3.0])
-def test_the_logits_never_stand_in_memory_whole(monkeypatch, cap):
+def test_the_logits_never_stand_in_memory_whole(monkeypatch, cap, options):
     monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 4 * VOCABULARY)
     hidden, weight, targets = case()
     head = Head(weight, VOCABULARY, 2.0, cap)
     with LargestTensor() as chunked:
-        head.loss(hidden, targets).backward()
+        head.loss(hidden, targets, **options).backward()
     with LargestTensor() as whole:
-        plain_loss(head, hidden, targets).backward()
+        plain_loss(head, hidden, targets, **options).backward()
     assert chunked.elements <= max(weight.numel(), hidden.numel()) < whole.elements == TOKENS * VOCABULARY
 
 
@@ -88,6 +95,17 @@ def test_a_frozen_head_gets_no_gradient():
     hidden, weight, targets = case()
     linear_cross_entropy(hidden[0], weight.detach(), targets[0].clamp(min=0), VOCABULARY).backward()
     assert hidden.grad.abs().max() > 0
+
+
+def test_a_padded_row_takes_no_share_of_the_smoothing():
+    """The mean of the logits is over the vocabulary: another padded row changes nothing."""
+    hidden, weight, targets = case()
+    longer = torch.cat([weight, torch.full_like(weight, 3.0)]).detach()
+    kept = targets[0].clamp(min=0)
+    losses = [
+        linear_cross_entropy(hidden[0], w, kept, VOCABULARY, Form(None, 0.2, 0.1)) for w in (weight, longer)
+    ]
+    assert torch.equal(*losses)
 
 
 def test_logits_have_no_padded_ids():

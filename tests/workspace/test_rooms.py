@@ -96,6 +96,7 @@ class Settings:
     width: int | float | None = 2
     on: bool = True
     name: str
+    layers: Literal["all"] | list[str] = "all"
 
     def doubled(self): ...
 """
@@ -105,7 +106,8 @@ def test_settings_are_read_without_running_the_file(tmp_path: Path) -> None:
     (tmp_path / "recipe.py").write_text(SETTINGS)
     fields = rooms.settings_fields(tmp_path / "recipe.py")
     assert {name: field.default for name, field in fields.items()} == {
-        **{"steps": 10, "rate": -1e-3, "kind": None, "width": 2, "on": True, "name": None}
+        **{"steps": 10, "rate": -1e-3, "kind": None, "width": 2, "on": True, "name": None},
+        "layers": "all",
     }
     assert [name for name, field in fields.items() if field.required] == ["name"]
     assert fields["width"].type == "int | float | None"
@@ -124,6 +126,8 @@ def test_settings_are_read_without_running_the_file(tmp_path: Path) -> None:
         ("name", "7", "7"),
         ("name", "true", "true"),
         ("name", "", ""),
+        ("layers", "all", "all"),
+        ("layers", "q_proj,v_proj", ["q_proj", "v_proj"]),
     ],
 )
 def test_a_text_becomes_the_settings_value(tmp_path: Path, name: str, text: str, value: object) -> None:
@@ -135,12 +139,55 @@ def test_a_text_becomes_the_settings_value(tmp_path: Path, name: str, text: str,
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("steps", "7.0"), ("steps", "true"), ("rate", "nan"), ("kind", "c"), ("on", "1"), ("steps", "none")],
+    [
+        ("steps", "7.0"),
+        ("steps", "true"),
+        ("rate", "nan"),
+        ("kind", "c"),
+        ("on", "1"),
+        ("steps", "none"),
+        ("layers", ""),
+    ],
 )
 def test_a_wrong_text_is_refused(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "recipe.py").write_text(SETTINGS)
     with pytest.raises(ValueError, match="it must be"):
         rooms.settings_fields(tmp_path / "recipe.py")[name].parse(text)
+
+
+@pytest.mark.parametrize("value", [[], "some", ["q", 1], [""], 3])
+def test_a_list_holds_strings(tmp_path: Path, value: object) -> None:
+    (tmp_path / "recipe.py").write_text(SETTINGS)
+    field = rooms.settings_fields(tmp_path / "recipe.py")["layers"]
+    assert field.fault(value) == "it must be a list of one or more strings or 'all'"
+    assert field.fault(["q", "v"]) is None
+
+
+INHERITS = """
+from ptw.train.adapted import {} as Adapters
+class Settings({}):
+    lora_rank: int = 3
+"""
+
+
+def test_fields_that_a_recipe_takes_over_are_read_too(tmp_path: Path) -> None:
+    (tmp_path / "recipe.py").write_text(INHERITS.format("AdapterSettings", "Adapters"))
+    fields = rooms.settings_fields(tmp_path / "recipe.py")
+    assert fields["adapter"].choices == ("none", "lora", "qlora")
+    assert fields["lora_rank"].default == 3  # its own goes first
+
+
+@pytest.mark.parametrize(
+    ("imported", "base", "words"),
+    [
+        ("AdapterSettings", "Others", r"recipe\.py:3: Settings takes fields from Others, which is not found"),
+        ("AdapterSetting", "Adapters", r"adapted\.py: has no AdapterSetting"),
+    ],
+)
+def test_fields_from_nowhere_are_told(tmp_path: Path, imported: str, base: str, words: str) -> None:
+    (tmp_path / "recipe.py").write_text(INHERITS.format(imported, base))
+    with pytest.raises(PtwError, match=words):
+        rooms.settings_fields(tmp_path / "recipe.py")
 
 
 def test_eject_copies_a_file_that_then_wins(stocked: Path, root: Path) -> None:

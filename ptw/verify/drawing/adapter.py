@@ -11,14 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ptw.errors import PtwError
+from ptw.ports.adapting import OF_EXPERTS
 from ptw.ports.parallel import blocks
 from ptw.verify.drawing.informative import generator
 from ptw.verify.reference import hf
 
 RANK, ALPHA = 4, 8
 SIZE = 0.3  # of what an adapter adds, beside a projection's own output
-# where a family has experts, PEFT takes these names for theirs, and a dense layer of the name is left out
-OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 MOVED = 1e-3  # relative: the least that it does to the logits
 
 
@@ -42,11 +41,6 @@ def write_adapter(model: nn.Module, seed: int, ids: Tensor, folder: Path, *, exp
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     targets = sorted({name.rpartition(".")[2] for name in linears})
     (folder / "adapter_config.json").write_text(json.dumps(_config(targets), indent=1, sort_keys=True))
-
-
-def has_experts(model: nn.Module) -> bool:
-    """Whether the blocks hold matrices stacked on one another."""
-    return any(len(own.shape) > 2 for _, block in blocks(model) for own in block.parameters())
 
 
 def projections(model: nn.Module, *, experts: bool) -> dict[str, nn.Linear]:

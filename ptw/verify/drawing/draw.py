@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ptw.ports.adapting import has_experts
 from ptw.verify.drawing import documents, ropes
-from ptw.verify.drawing.adapter import has_experts, write_adapter
+from ptw.verify.drawing.adapter import write_adapter
 from ptw.verify.drawing.audit import Weights, audit
 from ptw.verify.drawing.configurations import FIELD, THOROUGH, Configuration, Found, configurations
 from ptw.verify.drawing.decided import forced, is_decided, precise
