@@ -14,15 +14,13 @@ from ptw.pages.chart import Chart, Line, drawn
 from ptw.pages.page import rendered
 from ptw.runs.curves import TRAINED, By, Kind, Measured, Point, short
 from ptw.runs.figures import Figures
-from ptw.runs.page import flat, shown, when
-from ptw.runs.record import RunRecord
+from ptw.runs.page import shown, when
+from ptw.runs.record import RunRecord, flat, made_of
 from ptw.runs.report import commit_text, overlaid
 
 TEMPLATE = Path(__file__).with_name("compare.html.jinja")
 COLOURS = ("cyan", "yellow")
 BOTH = "white"  # where both curves run through one character
-# where and when a run was made, and what another field says better
-NOT_COMPARED = ("root", "folder", "file", "threads", "launch", "host", "overrides", "settings")
 LOSS = TRAINED[0]
 
 
@@ -142,7 +140,7 @@ def _chart(
 
 
 def _parts(record: RunRecord) -> dict[str, Mapping[str, Any]]:
-    plan = {key: value for key, value in record.plan.items() if key not in NOT_COMPARED}
+    plan = {key: value for key, value in made_of(record.plan).items() if key != "settings"}
     return {
         "settings": record.settings,
         "plan": flat(plan),

@@ -1,7 +1,6 @@
 """What does a page tell of a run, to whoever reads it later and elsewhere?"""
 
 import json
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,23 @@ from ptw.pages.page import rendered
 from ptw.runs import lines
 from ptw.runs.curves import TRAINED, Measured, short
 from ptw.runs.figures import Figures
-from ptw.runs.record import EVENTS, RunRecord, now
+from ptw.runs.record import EVENTS, RunRecord, flat, made_of, now
 from ptw.runs.report import commit_text
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 EVENTS_SHOWN = 12  # before the rest is folded away
-ELSEWHERE = ("settings", "overrides", "root", "file", "folder", "threads", "launch", "host", "recipe")
+ELSEWHERE = (
+    "settings",
+    "overrides",
+    "root",
+    "file",
+    "folder",
+    "threads",
+    "launch",
+    "host",
+    "recipe",
+    "tracking",
+)
 
 
 def as_html(record: RunRecord) -> str:
@@ -49,21 +59,9 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables by their dotted names; what is none is left out."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{name}.")
-        elif value is not None:
-            found[name] = value
-    return found
-
-
 def _plan(record: RunRecord) -> dict[str, Any]:
     """What the run is made from, beside its settings."""
-    return {key: value for key, value in record.plan.items() if key not in ELSEWHERE}
+    return {key: value for key, value in made_of(record.plan).items() if key not in ELSEWHERE}
 
 
 def _tiles(measured: Measured) -> list[tuple[str, str]]:
