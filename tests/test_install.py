@@ -95,6 +95,8 @@ def test_the_wheel_holds_the_rooms_and_the_schema(wheel: Path, repository: Path)
         names = set(archive.namelist())
     rooms = {f"ptw/_stock/{room}/{p.name}" for room in ROOMS for p in (repository / room).glob("*.py")}
     gate = {f"ptw/_stock/ci/{path.name}" for path in (repository / "ci").iterdir() if path.is_file()}
-    data = {"ptw/workspace/schema.json", "ptw/py.typed", "ptw/verify/reports/page.html.jinja"}
+    data = {"ptw/workspace/schema.json", "ptw/py.typed"}
+    data |= {path.relative_to(repository).as_posix() for path in (repository / "ptw").rglob("*.jinja")}
+    data |= {"ptw/pages/style.css", "ptw/pages/hover.js"}
     assert rooms | gate | data <= names
     assert not [name for name in names if "tests" in name or "__pycache__" in name]

@@ -1,6 +1,8 @@
 """How does a command speak? Data to stdout, the rest to stderr; it opens the workspace that it runs in."""
 
 import json
+import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,3 +44,18 @@ def print_rich(renderable: Any) -> None:
     from rich.console import Console
 
     Console().print(renderable)
+
+
+def put(file: Path, text: str) -> None:
+    """Written aside, then renamed: a reader never sees half of a file."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, aside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(aside, 0o666 & ~mask)
+        os.replace(aside, file)
+    except OSError as error:
+        raise PtwError(f"{file}: cannot be written: {error.strerror or error}") from error

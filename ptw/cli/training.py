@@ -1,10 +1,12 @@
 """Which commands are about runs? Training, listing and showing them, exporting their models."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
-from ptw.cli.speaking import as_json, opened, print_json, print_rich, workspace_root
+from ptw.cli.speaking import as_json, opened, print_json, print_rich, put, workspace_root
+from ptw.errors import PtwError
 
 
 def as_pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -41,7 +43,7 @@ def train(name: str, resume: bool, dry_run: bool, overrides: dict[str, str]) -> 
 @as_json
 @click.pass_context
 def runs(ctx: click.Context, as_json: bool) -> None:
-    """List what ran; `ptw runs show RUN` shows one."""
+    """List what ran, show a run, compare two."""
     if ctx.invoked_subcommand is not None:
         return
     root = workspace_root()
@@ -54,26 +56,68 @@ def runs(ctx: click.Context, as_json: bool) -> None:
         print_rich(report.table(records))
 
 
+html_file = click.option(
+    "--html", "html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page for a browser."
+)
+
+
 @runs.command()
 @click.argument("run")
+@html_file
 @as_json
-def show(run: str, as_json: bool) -> None:
-    """Show a run: commit, data digests, settings and the loss curve."""
+def show(run: str, html: Path | None, as_json: bool) -> None:
+    """Show a run: commit, data digests, settings and the loss curve; --html draws every figure."""
     root = workspace_root()
     from ptw.runs import record, report
 
     found = record.open_run(root, run)
     if "table" in found.plan:  # of add-model
+        if html is not None:
+            raise PtwError(f"{found.name}: --html is for training runs; --json has the conversation whole")
         from ptw.agent import view
 
         if as_json:
             print_json(view.as_json(found))
         else:
             print_rich(view.show(found))
-    elif as_json:
+        return
+    if html is not None:
+        from ptw.runs import page
+
+        put(html, page.as_html(found))
+    if as_json:
         print_json(found.as_json())
-    else:
+    elif html is None:
         print_rich(report.show(found))
+
+
+@runs.command()
+@click.argument("a", metavar="RUN")
+@click.argument("b", metavar="OTHER_RUN")
+@click.option(
+    "--by",
+    type=click.Choice(["step", "tokens", "seconds"]),
+    default="step",
+    show_default=True,
+    help="What curves run over: runs of other windows or rows meet at tokens.",
+)
+@html_file
+@as_json
+def compare(
+    a: str, b: str, by: Literal["step", "tokens", "seconds"], html: Path | None, as_json: bool
+) -> None:
+    """Compare two runs: what they were made from, and both curves."""
+    root = workspace_root()
+    from ptw.runs import compare as comparing
+    from ptw.runs import record
+
+    found = comparing.Comparison.of(record.open_run(root, a), record.open_run(root, b))
+    if html is not None:
+        put(html, comparing.as_html(found, by))
+    if as_json:
+        print_json(comparing.as_json(found, by))
+    elif html is None:
+        print_rich(comparing.show(found, by))
 
 
 @click.command()

@@ -1,8 +1,6 @@
 """What can be asked of the gate, and where does its report go? To a table, and to files."""
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from ptw.cli.speaking import print_json, print_rich, workspace_root
-from ptw.errors import PtwError
+from ptw.cli.speaking import print_json, print_rich, put, workspace_root
 
 if TYPE_CHECKING:
     from ptw.verify.reports.report import Report
@@ -134,17 +131,3 @@ def write(report: "Report", json_file: Path | None, junit_file: Path | None, htm
         from ptw.verify.reports.html import as_html
 
         put(html_file, as_html(report))
-
-
-def put(file: Path, text: str) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, aside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
-        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(aside, 0o666 & ~mask)
-        os.replace(aside, file)
-    except OSError as error:
-        raise PtwError(f"{file}: cannot be written: {error.strerror or error}") from error

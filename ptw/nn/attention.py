@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ptw.nn import products
 from ptw.nn.cache import LayerCache
 from ptw.nn.layout import Layout
 
@@ -48,6 +49,12 @@ def attend(
     how = How(scale, window, sinks_N, cap)
     if cache is not None:
         key_BTKH, value_BTKH = cache.extend(key_BTKH, value_BTKH, layout)
+    with products.of_attention(query_BTNH, key_BTKH, value_BTKH, window):
+        return _attended(query_BTNH, key_BTKH, value_BTKH, layout, how)
+
+
+def _attended(query_BTNH: Tensor, key_BTKH: Tensor, value_BTKH: Tensor, layout: Layout, how: How) -> Tensor:
+    """By the layout's backend."""
     if layout.backend != "flex":  # SDPA's fast kernels take as many key heads as query heads
         groups = query_BTNH.shape[2] // key_BTKH.shape[2]
         key_BTKH, value_BTKH = (x.repeat_interleave(groups, dim=2) for x in (key_BTKH, value_BTKH))
@@ -57,7 +64,7 @@ def attend(
     if layout.backend == "flex":
         return _flex(query, key, value, layout, how).transpose(1, 2)
     slots = key.shape[2]
-    mask = layout.remember(("mask", window, slots), lambda: _mask(layout, slots, window))
+    mask = layout.remember(("mask", how.window, slots), lambda: _mask(layout, slots, how.window))
     return _sdpa(query, key, value, how, mask).transpose(1, 2)
 
 

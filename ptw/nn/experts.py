@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from ptw.nn import products
+
 ALIGNED_BYTES = 16  # rows that grouped kernels of a GPU can read
 FOURS = 4  # MKL's rows keep to themselves where every size is a multiple of it: a rest is summed otherwise
 TAIL = 64  # rows; of what lies beyond a multiple of its vectors torch computes exp and its like otherwise
@@ -43,7 +45,7 @@ class Groups:
         ends_E = torch.searchsorted(sorted_R, torch.arange(experts, device=choice_TK.device), right=True)
         row_R = torch.arange(len(order_R), device=choice_TK.device)
         rows, sizes = len(order_R), None
-        if not choice_TK.is_cuda:  # where a loop needs the sizes, and reading them waits for nothing
+        if choice_TK.is_cpu:  # where a loop needs the sizes, and reading them waits for nothing
             counts_E = ends_E.diff(prepend=ends_E.new_zeros(1))
             sizes = tuple(_filled(count) for count in counts_E.tolist())
             filled_E = torch.tensor(sizes).cumsum(0)
@@ -62,7 +64,8 @@ class Groups:
 
     def sum(self, out_RD: Tensor, weight_TK: Tensor) -> Tensor:
         """(T, D): what its experts gave each token, weighted; both in one dtype, which the result has."""
-        summed: Tensor = _WeightedSum.apply(out_RD, weight_TK, self.token_R, self.row_TK)
+        with products.inside():  # element by element, whatever computes it
+            summed: Tensor = _WeightedSum.apply(out_RD, weight_TK, self.token_R, self.row_TK)
         return summed
 
     def experts(self) -> Tensor:
@@ -75,6 +78,13 @@ def grouped_linear(
     rows_RI: Tensor, weight_EOI: Tensor, groups: Groups, bias_EO: Tensor | None = None
 ) -> Tensor:
     """(R, O): each row times its expert's matrix, plus its expert's bias."""
+    with products.of_experts(groups.row_TK.numel(), rows_RI, weight_EOI):
+        return _grouped_linear(rows_RI, weight_EOI, groups, bias_EO)
+
+
+def _grouped_linear(rows_RI: Tensor, weight_EOI: Tensor, groups: Groups, bias_EO: Tensor | None) -> Tensor:
+    if rows_RI.is_meta:
+        return rows_RI @ weight_EOI[0].T  # of the same shape: nobody knows the groups
     if groups.sizes is None and _kernels_take(rows_RI, weight_EOI):
         out_RO: Tensor = functional.grouped_mm(rows_RI, weight_EOI.transpose(1, 2), offs=groups.ends_E)
         return out_RO if bias_EO is None else out_RO + bias_EO[groups.experts()]

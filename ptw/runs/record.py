@@ -23,6 +23,8 @@ MODEL = "model"
 ADAPTER = "adapter"
 CHECKPOINTS = "checkpoints"
 STATES = ("running", "done", "stopped", "failed")
+# of a plan: where, by whom and when it is worked on
+CIRCUMSTANCES = ("root", "file", "folder", "overrides", "threads", "launch", "host", "tracking")
 FOLDER = re.compile(r"(?P<recipe>.+)-(?P<number>\d{3,})")
 
 
@@ -141,6 +143,23 @@ def open_run(root: Path, name: str) -> RunRecord:
         known = ", ".join(record.name for record in records[-10:]) or "none yet: `ptw train NAME` makes one"
         raise PtwError(f"no run named {name!r}; there are: {known}")
     return (exact or named)[-1]
+
+
+def made_of(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plan says of the run itself."""
+    return {key: value for key, value in plan.items() if key not in CIRCUMSTANCES}
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables by their dotted names; what is none is left out."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        elif value is not None:
+            found[name] = value
+    return found
 
 
 def now() -> str:

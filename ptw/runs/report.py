@@ -35,7 +35,7 @@ def table(records: Sequence[RunRecord]) -> RenderableType:
             datetime.fromisoformat(record.created).astimezone().strftime("%Y-%m-%d %H:%M"),
             str(last.get("step", _replies(record))),
             f"{last['loss']:.4f}" if last else "-",
-            _commit(record),
+            commit_text(record),
         )
     return grid
 
@@ -65,21 +65,40 @@ def _replies(record: RunRecord) -> int:
 
 def curve(points: Sequence[tuple[float, float]], width: int = WIDTH, height: int = HEIGHT) -> str:
     """The points in braille, with the ends of both axes; not for NaN."""
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    cells = [[0] * width for _ in range(height)]
-    for x, y in zip(xs, ys, strict=True):
-        column = _place(x, min(xs), max(xs), 2 * width)
-        row = 4 * height - 1 - _place(y, min(ys), max(ys), 4 * height)
-        cells[row // 4][column // 2] |= DOTS[column % 2][row % 4]
+    return overlaid([points], ("",), width, height).plain
+
+
+def overlaid(
+    curves: Sequence[Sequence[tuple[float, float]]],
+    styles: Sequence[str],
+    width: int = WIDTH,
+    height: int = HEIGHT,
+) -> Text:
+    """Curves on common axes, each in its style; the last style is for characters that several run through."""
+    xs = [x for points in curves for x, _ in points]
+    ys = [y for points in curves for _, y in points]
+    dots = [[0] * width for _ in range(height)]
+    owners = [[-1] * width for _ in range(height)]
+    for number, points in enumerate(curves):
+        for x, y in points:
+            column = _place(x, min(xs), max(xs), 2 * width)
+            row = 4 * height - 1 - _place(y, min(ys), max(ys), 4 * height)
+            place = row // 4, column // 2
+            dots[place[0]][place[1]] |= DOTS[column % 2][row % 4]
+            taken = owners[place[0]][place[1]]
+            owners[place[0]][place[1]] = number if taken in (-1, number) else len(styles) - 1
     labels = [f"{max(ys):.4g}", *[""] * (height - 2), f"{min(ys):.4g}"]
     margin = max(map(len, labels))
-    drawn = [
-        f"{label:>{margin}} │" + "".join(chr(0x2800 + cell) for cell in row).rstrip("\u2800")
-        for label, row in zip(labels, cells, strict=True)
-    ]
+    drawn = Text()
+    for label, cells, owned in zip(labels, dots, owners, strict=True):
+        drawn.append(f"{label:>{margin}} │")
+        filled = [column for column, owner in enumerate(owned) if owner >= 0]
+        for column in range(max(filled, default=-1) + 1):
+            drawn.append(chr(0x2800 + cells[column]), styles[owned[column]] if owned[column] >= 0 else "")
+        drawn.append("\n")
     ends = f"{min(xs):g}", f"{max(xs):g}"
-    axis = " " * margin + " └" + "─" * width
-    return "\n".join([*drawn, axis, " " * (margin + 2) + ends[0] + ends[1].rjust(width - len(ends[0]))])
+    drawn.append(" " * margin + " └" + "─" * width + "\n")
+    return drawn.append(" " * (margin + 2) + ends[0] + ends[1].rjust(width - len(ends[0])))
 
 
 def _place(value: float, low: float, high: float, count: int) -> int:
@@ -95,7 +114,7 @@ def _facts(record: RunRecord) -> list[tuple[str, RenderableType]]:
         ("run", record.name),
         ("state", state),
         ("started", f"{record.created}" + (f", ended {record.finished}" if record.finished else "")),
-        ("commit", _commit(record)),
+        ("commit", commit_text(record)),
         ("recipe", f"{record.recipe}: {plan['file']}"),
         ("model", plan["model"]["name"]),
         ("tokenizer", f"{plan['tokenizer']['name']} {(record.fingerprint or '-')[:12]}"),
@@ -122,7 +141,7 @@ def _number(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _commit(record: RunRecord) -> str:
+def commit_text(record: RunRecord) -> str:
     if record.commit is None:
         return "-"
     return record.commit[:10] + (" and changes" if record.dirty else "")

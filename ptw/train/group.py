@@ -50,6 +50,15 @@ class Group:
         distributed.broadcast_object_list(values, src=0)
         return values[0]
 
+    def largest(self, *values: float) -> list[float]:
+        """Of each value, the largest of any worker, in fp64."""
+        if self.world == 1:
+            return list(values)
+        most = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        found: list[float] = most.tolist()
+        return found
+
     def wait(self) -> None:
         if self.world > 1:
             distributed.barrier()

@@ -17,6 +17,7 @@ from typing import Any
 from ptw.errors import PtwError
 from ptw.runs import lock, record
 from ptw.tokens.tokenizer import open_tokenizer
+from ptw.track.follow import tracked
 from ptw.train import worker
 from ptw.train.facts import digests_of, facts_of
 from ptw.train.plan import Plan, differences, resolve
@@ -45,7 +46,8 @@ def train(workspace: Workspace, recipe: str, overrides: Mapping[str, str], resum
         (folder / worker.STOP).unlink(missing_ok=True)
         record.change(folder, state="running", message=None, plan=plan.as_json())
         try:
-            _on_ray(plan)
+            with tracked(folder, plan.tracking):
+                _on_ray(plan)
         except PtwError as error:
             if record.read(folder).state == "running":
                 record.change(folder, state="failed", message=str(error))
@@ -92,7 +94,7 @@ def _resumed(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) ->
             + "\n  ".join(changed)
             + "\nput it back, or start a new run without --resume"
         )
-    plan = dataclasses.replace(old, root=new.root, file=new.file, cluster=new.cluster)
+    plan = dataclasses.replace(old, root=new.root, file=new.file, cluster=new.cluster, tracking=new.tracking)
     return dataclasses.replace(found, plan=plan.as_json())
 
 

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ptw.errors import PtwError
+from ptw.runs.record import CIRCUMSTANCES, flat
 from ptw.workspace import rooms
 from ptw.workspace.manifest import ClusterEntry, DatasetEntry, ModelEntry, TokenizerEntry, Workspace
 from ptw.workspace.problem import hint_of
@@ -15,7 +16,7 @@ from ptw.workspace.problem import hint_of
 LOCAL = ClusterEntry("local")
 # what may differ when a run goes on: where it trains changes no number but by rounding, and the recipe's
 # content is held by its digest, wherever the file lies
-FREE = ("root", "file", "folder", "cluster", "overrides", "threads", "launch", "host")
+FREE = (*CIRCUMSTANCES, "cluster")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Plan:
     threads: int | None = None  # a worker's; None leaves it to torch
     launch: str = ""  # which launch of the run this is, where workers may be started again
     host: str = ""  # where its driver is
+    tracking: Mapping[str, str | bool] = field(default_factory=dict)
 
     def workspace(self) -> Workspace:
         """The part of the workspace that this plan speaks of."""
@@ -96,6 +98,7 @@ def resolve(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> 
         cluster=LOCAL if entry.cluster is None else workspace.clusters[entry.cluster],
         settings=_settings(file, entry.settings, overrides),
         overrides=dict(overrides),
+        tracking=dict(workspace.tracking),
     )
 
 
@@ -112,6 +115,7 @@ def describe(plan: Plan) -> str:
         ("dataset", _entry(plan.datasets[plan.dataset])),
         *((key, _entry(plan.datasets[name])) for key, name in held_out),
         ("cluster", where),
+        *([("tracking", json.dumps(dict(plan.tracking)))] if plan.tracking else []),
         ("folder", str(plan.folder or plan.root / "runs" / f"{plan.recipe}-<NNN>")),
     ]
     settings = [
@@ -123,7 +127,7 @@ def describe(plan: Plan) -> str:
 
 def differences(old: Plan, new: Plan) -> list[str]:
     """`key: old -> new` for all that a resumed run may not change."""
-    before, after = (_flat({k: v for k, v in p.as_json().items() if k not in FREE}) for p in (old, new))
+    before, after = (flat({k: v for k, v in p.as_json().items() if k not in FREE}) for p in (old, new))
     keys = sorted(before.keys() | after.keys())
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
@@ -174,10 +178,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ptw.runs import lines
+from ptw.runs.figures import Figures
 from ptw.runs.record import EVENTS, METRICS
 
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal
@@ -73,11 +74,11 @@ def watching(folder: Path) -> Iterator[Watch]:
 
 
 def _status(recent: list[lines.Line]) -> str:
-    last, seconds = recent[-1], sum(line["seconds"] for line in recent)
-    tokens = sum(line["tokens"] for line in recent)
-    mfu = "-" if last["mfu"] is None else f"{last['mfu']:.1%}"
+    """The last loss, and the figures of the recent steps."""
+    known = Figures.of(recent).texts()
     return (
-        f"loss {last['loss']:.4f}  {tokens / seconds:,.0f} tokens/s  packed {last['packing']:.1%}  MFU {mfu}"
+        f"loss {recent[-1]['loss']:.4f}  {known['tokens/s']} tokens/s  packed {known['packed']}  "
+        f"MFU {known['MFU']}  waits {known['waits']}  {known['memory']}"
     )
 
 

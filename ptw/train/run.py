@@ -15,13 +15,14 @@ from ptw.nn.head import Head
 from ptw.ports.load import Loaded
 from ptw.ports.parallel import whole
 from ptw.tokens.tokenizer import open_tokenizer
-from ptw.train import checkpoint, count, demand, flops, held_out, weights
+from ptw.train import checkpoint, count, demand, held_out, weights
 from ptw.train.adapted import EVERYTHING, AdapterSettings
 from ptw.train.chance import random_state, restore_random
 from ptw.train.feed import Batch, Feed, StepRows, batches
 from ptw.train.finite import demand_finite
 from ptw.train.group import Group
 from ptw.train.ledger import Ledger
+from ptw.train.meter import Meter
 from ptw.train.optimize import Schedule, ScheduleName, adamw
 from ptw.train.parallel import shard
 from ptw.train.plan import Plan
@@ -66,8 +67,7 @@ class Run:
         self.loaded: Loaded = weights.open_for_training(self, seed, adapter)
         for note in self.loaded.notes:
             self.ledger.say(note)
-        work = flops.work_of(self.loaded.module, self.loaded.hf_config)
-        self._meter = flops.Meter(work, flops.peak(self.group.device, precision), self.group.world)
+        self._meter = Meter.of(self.loaded.module, self.group, precision)
         shard(self.loaded.module, self.group, precision)
         self.loaded.module.train()
         return self.loaded.module
@@ -285,8 +285,7 @@ class Run:
             learning_rate=rate,
             gradient_norm=norm,
             **step.facts(),
-            **self._meter.measured([row.lengths for row in step.rows], step.learnt, seconds),
-            feed_seconds=self._feed.seconds,
+            **self._meter.measured(step, seconds, self._feed.seconds),
         )
 
     def _tell_refused(self) -> None:

@@ -20,6 +20,7 @@ import torch
 
 from ptw.errors import PtwError
 from ptw.runs import lock, record
+from ptw.track.follow import tracked
 from ptw.train import checkpoint
 from ptw.train.facts import facts_of
 from ptw.train.group import Group, joined
@@ -134,7 +135,8 @@ def main(path: Path) -> int:
             plan = _placed(path, group)
             if plan is None:
                 return 0
-            work(plan, stopping)
+            with tracked(plan.run_folder(), plan.tracking if group.first else {}):
+                work(plan, stopping)
         except PtwError as error:
             if group.first:
                 sys.stderr.write(f"ptw: {error}\n")

@@ -87,6 +87,7 @@ class Workspace:
     clusters: Mapping[str, ClusterEntry]
     recipes: Mapping[str, RecipeEntry]
     agent: AgentEntry = AgentEntry()
+    tracking: Mapping[str, str | bool] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def find(start: Path) -> Path:
@@ -119,6 +120,7 @@ def frozen(document: Document) -> Workspace:
         clusters={name: ClusterEntry(name, **table) for name, table in section(values, "clusters")},
         recipes={name: RecipeEntry(name, **table) for name, table in section(values, "recipes")},
         agent=agent_entry(**values.get("agent", {})),
+        tracking=MappingProxyType(dict(values.get("tracking", {}))),
     )
 
 

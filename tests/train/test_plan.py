@@ -4,15 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from ptw.data.pack import PackedRow
 from ptw.errors import PtwError
-from ptw.evals.rows import dealt, empty, forward_of
-from ptw.ports.load import create
-from ptw.train.flops import peak, work_of
 from ptw.train.optimize import Schedule
 from ptw.train.plan import Plan, describe, differences, resolve
 from ptw.workspace.manifest import read
@@ -58,30 +51,6 @@ def test_differences_name_what_changed_and_let_workers_change(root: Path) -> Non
     new = resolve(read(root), "next", {})
     assert new.cluster.workers == 2
     assert differences(old, new) == []
-
-
-def test_flops_are_those_that_torch_counts() -> None:
-    config = {
-        "model_type": "llama",
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
-    loaded = create(config, None, seed=0)
-    work = work_of(loaded.module, loaded.hf_config)
-    row = dealt([PackedRow(*(empty(16).ids, empty(16).targets), (16,), ())], 0, 1)
-    forward = forward_of(row, torch.device("cpu"))
-    # the plain kernel is the one whose products torch counts
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        loaded.module(forward.ids_BT, forward.layout)
-    # it counts all pairs of a causal square, of which half are work
-    attention = 2 * work.attention * 16 * 16
-    assert work.step([(16,)], 0) / 3 == counter.get_total_flops() - attention
-    assert work.step([(8, 8)], 0) < work.step([(16,)], 0)
-    assert peak(torch.device("cpu"), "fp32") is None
 
 
 def test_a_schedule_rises_and_falls() -> None:

@@ -37,6 +37,8 @@ def test_a_run_learns_and_writes_each_step_once(undisturbed: Path) -> None:
     assert record.read(undisturbed).state == "done"
     assert {"loss", "tokens", "packing", "mfu", "digest", "learning_rate", "gradient_norm"} <= steps[0].keys()
     assert steps[0]["mfu"] is None  # nobody knows what this CPU could do
+    assert all(0 <= line["feed_seconds"] <= line["seconds"] for line in steps)
+    assert all(line["flops"] > 0 and line["memory_bytes"] > 50e6 for line in steps)
     assert len(list((undisturbed / "checkpoints").iterdir())) == 2
     assert not [
         path for path in undisturbed.rglob(".*") if path.suffix != ".lock" and path.name != ".metadata"

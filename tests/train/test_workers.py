@@ -35,6 +35,8 @@ def test_two_workers_give_the_curve_of_one(tmp_path: Path, tied: bool) -> None:
     assert losses_of(plan.run_folder()) == pytest.approx(losses_of(one.folder), rel=2e-6)
     norms = [[line["gradient_norm"] for line in steps_of(f)] for f in (plan.run_folder(), one.folder)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    work = [[line["flops"] for line in steps_of(folder)] for folder in (plan.run_folder(), one.folder)]
+    assert work[0] == work[1]
     assert samples_of(plan.run_folder()) == samples_of(one.folder)
     both = [open_named(read(root), name).loaded.module for name in (plan.run_folder().name, one.name)]
     for (name, ours), theirs in zip(both[0].named_parameters(), both[1].parameters(), strict=True):

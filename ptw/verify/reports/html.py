@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
+from ptw.pages.page import rendered
 from ptw.verify.reports.report import Effect, Heat, Measured, PortReport, Report
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -65,13 +64,10 @@ class Port:
 
 def as_html(report: Report) -> str:
     """Everything that a port said is hostile text: the template escapes all of it."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "seconds": lambda value: f"{value:.1f} s"}
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     total = sum(seconds for _, seconds in report.seconds)
-    return template.render(
+    return rendered(
+        TEMPLATE,
+        {"number": number, "seconds": lambda value: f"{value:.1f} s"},
         report=report,
         ports=[_port(port) for port in sorted(report.ports, key=lambda port: port.passed)],
         total=total,
