@@ -12,6 +12,7 @@ from ptw.data.pack import PackedRow
 from ptw.errors import PtwError
 from ptw.evals.rows import dealt, empty, forward_of
 from ptw.ports.load import create
+from ptw.train.facts import digests_of
 from ptw.train.flops import peak, work_of
 from ptw.train.optimize import Schedule
 from ptw.train.plan import Plan, describe, differences, resolve
@@ -24,6 +25,18 @@ def test_a_plan_is_json_both_ways(root: Path) -> None:
     assert again == plan
     assert again.settings["learning_rate"] == 0.5
     assert set(again.datasets) == {"chats"}
+
+
+def test_a_plan_of_a_mix_holds_its_parts(root: Path) -> None:
+    plan = resolve(read(root), "mixed", {})
+    assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
+    assert {"dataset chats", "dataset texts"} <= digests_of(plan).keys()
+    text = describe(plan)
+    for part in ("blend: a mix", "0.75", "texts.jsonl", "chats.jsonl"):
+        assert part in text
+    toml = (root / "workspace.toml").read_text().replace("texts = 0.25", "texts = 0.5")
+    (root / "workspace.toml").write_text(toml)
+    assert any("datasets.blend.mix" in text for text in differences(plan, resolve(read(root), "mixed", {})))
 
 
 def test_a_dry_run_tells_all(root: Path) -> None:
