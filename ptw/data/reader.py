@@ -89,7 +89,7 @@ class Reader:
         self._block_of.pop(key).open -= 1
         self.state = replace(
             self.state,
-            samples_out=self.state.samples_out + 1,
+            samples_out=self.state.samples_out + (key.piece == 0),
             tokens_out=self.state.tokens_out + len(sample.ids),
         )
 

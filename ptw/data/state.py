@@ -36,7 +36,7 @@ class PartState:
     blocks: tuple[tuple[Start, int], ...] = ()
     used: int = 0  # of these rows, those that gave samples: a mix is of these
     usable: int = 0  # of these, those of this epoch
-    samples_out: int = 0  # handed out
+    samples_out: int = 0  # handed out; of one in pieces, the first counts
     tokens_out: int = 0
     context: int = 0
     refused_count: int = 0

@@ -72,8 +72,8 @@ def test_a_run_on_a_mix_has_its_shares_and_goes_on_bit_for_bit(root: Path) -> No
     events = lines.read(plan.run_folder() / record.EVENTS)[0]
     told = [event["text"] for event in events if "of the samples" in event["text"]]
     assert [text.split(",")[0] for text in told] == [
-        "chats: 75.0% of the samples",
-        "texts: 25.0% of the samples",
+        "chats: 76.7% of the samples",
+        "texts: 23.3% of the samples",
     ]
     assert open_named(read(root), whole.name).chats
 
