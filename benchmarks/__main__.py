@@ -9,6 +9,8 @@ NAMES = (
     "packed_vs_padded",
     "step_vs_hf",
     "stories_sft",
+    "mix",
+    "streaming",
     "kill_resume",
     "vllm_loads",
     "moe_step_vs_hf",

@@ -10,6 +10,7 @@ from ptw.data.reader import Reader, Source
 from ptw.data.render import Sample
 from ptw.data.state import State
 
+FIRST_WINDOWS = 16  # packed before the first row, and open beside them; two more with each row, up to:
 LOOK_AHEAD_SAMPLES = 2048
 LOOK_AHEAD_WINDOWS = 128
 READY_ROWS = 256  # packed ahead, handed out at random: packing itself goes from long samples to short
@@ -54,14 +55,19 @@ class _Producer:
             yield row, self._state
 
     @property
+    def _windows_ahead(self) -> int:
+        """A model that waits for its first step is not kept waiting for the best packing."""
+        return FIRST_WINDOWS + 2 * self._state.rows_out
+
+    @property
     def _epoch(self) -> int:
         """The epoch that is read: that of the slowest part. The quicker ones begin again meanwhile."""
         return min(reader.state.epoch for reader in self._readers)
 
     def _pack(self) -> None:
         """Make rows ready, of one epoch at a time."""
-        most = min(READY_ROWS, READY_TOKENS // self._source.window) if self._source.shuffle else 0
-        while len(self._ready) < max(most, 1):
+        most = min(READY_ROWS, READY_TOKENS // self._source.window, self._windows_ahead)
+        while len(self._ready) < (max(most, 1) if self._source.shuffle else 1):
             self._fill()
             epoch = self._pool.oldest_epoch
             if epoch is None or (self._ready and self._ready[0].epoch != epoch):
@@ -93,7 +99,7 @@ class _Producer:
         oldest = self._pool.oldest_epoch
         return oldest is not None and (
             len(self._pool) >= LOOK_AHEAD_SAMPLES
-            or self._pool.tokens >= LOOK_AHEAD_WINDOWS * self._source.window
+            or self._pool.tokens >= min(LOOK_AHEAD_WINDOWS, self._windows_ahead) * self._source.window
             or self._epoch > oldest + 1
         )
 
