@@ -11,6 +11,8 @@ NAMES = (
     "stories_sft",
     "lora_sft",
     "head_loss",
+    "mix",
+    "streaming",
     "kill_resume",
     "vllm_loads",
     "moe_step_vs_hf",

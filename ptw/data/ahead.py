@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.1
+_CLOSE_SECONDS = 5.0
 _END = object()
 
 
@@ -38,9 +39,9 @@ class Ahead(Generic[T]):
         return result  # type: ignore[return-value]
 
     def close(self) -> None:
-        """End the thread; what is ahead is forgotten."""
+        """End the thread; what is ahead is forgotten. One that waits for a store ends when that answers."""
         self._close()
-        self._thread.join()
+        self._thread.join(_CLOSE_SECONDS)
 
 
 class _Failure:

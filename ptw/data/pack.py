@@ -26,36 +26,43 @@ class PackedRow:
     epoch: int = 0
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Key:
-    """Which sample it is: the `row`-th that was read since the first epoch began, and which part of it."""
+    """Which sample it is: of which part of a mix, of the how manieth row read of it, which piece of that."""
 
+    part: int
     row: int
-    part: int = 0
+    piece: int = 0
 
 
 class Pool:
     """The open samples: read ahead, in no row yet. Memory is bounded by whoever fills it."""
 
     def __init__(self) -> None:
-        self._open: dict[Key, tuple[int, Sample]] = {}  # in order of age
-        self._by_length: dict[int, list[tuple[int, Key]]] = {}  # for each epoch
+        self._open: dict[Key, tuple[int, int, Sample]] = {}  # in order of age: epoch, age and sample
+        self._by_length: dict[int, list[tuple[int, int, Key]]] = {}  # for each epoch: length, age and key
+        self._added = 0
         self.tokens = 0
 
     def __len__(self) -> int:
         return len(self._open)
 
     @property
-    def keys(self) -> tuple[Key, ...]:
-        return tuple(self._open)
+    def keys(self) -> tuple[tuple[int, tuple[Key, ...]], ...]:
+        """Those of each epoch, the oldest first."""
+        by_epoch: dict[int, list[Key]] = {}
+        for key, (epoch, _, _) in self._open.items():
+            by_epoch.setdefault(epoch, []).append(key)
+        return tuple((epoch, tuple(keys)) for epoch, keys in by_epoch.items())
 
     @property
     def oldest_epoch(self) -> int | None:
-        return next((epoch for epoch, _ in self._open.values()), None)
+        return next((epoch for epoch, _, _ in self._open.values()), None)
 
     def add(self, key: Key, epoch: int, sample: Sample) -> None:
-        self._open[key] = epoch, sample
-        insort(self._by_length.setdefault(epoch, []), (len(sample.ids), key))
+        self._open[key] = epoch, self._added, sample
+        insort(self._by_length.setdefault(epoch, []), (len(sample.ids), self._added, key))
+        self._added += 1
         self.tokens += len(sample.ids)
 
     def take(self, window: int) -> list[tuple[Key, Sample]]:
@@ -63,7 +70,7 @@ class Pool:
 
         The oldest's epoch goes first; of the next one only what fits where nothing else does.
         """
-        oldest, (epoch, _) = next(iter(self._open.items()))
+        oldest, (epoch, _, _) = next(iter(self._open.items()))
         row = [self._pop(oldest)]
         room = window - len(row[0][1].ids)
         while room > 0:
@@ -79,7 +86,7 @@ class Pool:
         largest = self._largest(epoch, room)
         if largest is None:
             return ()
-        length = len(self._open[largest][1].ids)
+        length = len(self._open[largest][2].ids)
         fills = length == room or self._largest(epoch, room - length) is not None
         # where samples are long, short ones are worth more as the filling of later rows
         if fills or self.tokens * 3 > window * len(self):
@@ -97,7 +104,7 @@ class Pool:
                 high -= 1
                 continue
             if together > best:
-                best, pair = together, (lengths[high][1], lengths[low][1])
+                best, pair = together, (lengths[high][2], lengths[low][2])
             low += 1
         return pair
 
@@ -107,12 +114,12 @@ class Pool:
         at = bisect_right(lengths, room, key=lambda entry: entry[0])
         if at == 0:
             return None
-        return lengths[bisect_left(lengths, lengths[at - 1][0], key=lambda entry: entry[0])][1]
+        return lengths[bisect_left(lengths, lengths[at - 1][0], key=lambda entry: entry[0])][2]
 
     def _pop(self, key: Key) -> tuple[Key, Sample]:
-        epoch, sample = self._open.pop(key)
+        epoch, age, sample = self._open.pop(key)
         lengths = self._by_length[epoch]
-        del lengths[bisect_left(lengths, (len(sample.ids), key))]
+        del lengths[bisect_left(lengths, (len(sample.ids), age, key))]
         if not lengths:
             del self._by_length[epoch]
         self.tokens -= len(sample.ids)

@@ -31,10 +31,10 @@ class Block:
     rows: Sequence[Row]
 
 
-def blocks(files: Sequence[File], seed: int, start: Start, shuffle: bool) -> Iterator[Block]:
+def blocks(files: Sequence[File], seed: int, start: Start, shuffle: bool, among: int = 1) -> Iterator[Block]:
     """The blocks of the epoch of `start` from there on: files in random order, rows in a block too.
 
-    The same for the same seed and epoch, wherever it starts.
+    The same for the same seed and epoch, wherever it starts. `among` sources share the memory of one.
     """
     order = list(files)
     if shuffle:
@@ -44,7 +44,7 @@ def blocks(files: Sequence[File], seed: int, start: Start, shuffle: bool) -> Ite
     for position, row in walk(order, Position(start.file, start.number, start.byte)):
         rows.append(row)
         held += row.size
-        if len(rows) >= BLOCK_ROWS or held >= BLOCK_BYTES:
+        if len(rows) * among >= BLOCK_ROWS or held * among >= BLOCK_BYTES:
             yield _block(start, rows, seed, shuffle)
             start = Start(start.epoch, start.block + 1, *position)
             rows, held = [], 0

@@ -1,5 +1,7 @@
 """Where does a stream stand, so that another goes on with the very next row?"""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
@@ -7,6 +9,8 @@ from typing import Any, NamedTuple
 from ptw.data.pack import Key
 from ptw.data.shuffle import Start
 from ptw.errors import PtwError
+
+Keys = tuple[int, tuple[Key, ...]]  # samples of an epoch
 
 
 class Refused(NamedTuple):
@@ -20,50 +24,104 @@ BEGINNING = Start(0)
 
 
 @dataclass(frozen=True)
-class State:
-    """The stream after a row was handed out. `blocks`: those that hold samples not yet handed out."""
+class PartState:
+    """What was read of one part. `blocks`: those that hold samples not yet handed out, and their first rows.
+
+    What is refused, and turns of a chat that are context only, are those of the part's first epoch.
+    """
 
     reading: Start = BEGINNING
     index: int = 0  # rows of the block `reading` that were read
     row: int = 0  # rows read since the first epoch began
     blocks: tuple[tuple[Start, int], ...] = ()
-    open: tuple[Key, ...] = ()
-    ready: tuple[tuple[int, tuple[Key, ...]], ...] = ()  # rows that are packed, with their epoch
-    usable: int = 0  # samples of this epoch so far
-    epoch: int = 0
-    rows_out: int = 0
+    used: int = 0  # of these rows, those that gave samples: a mix is of these
+    usable: int = 0  # of these, those of this epoch
+    samples_out: int = 0  # handed out; of one in pieces, the first counts
     tokens_out: int = 0
     context: int = 0
     refused_count: int = 0
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[Refused, ...] = ()  # the first thousand
+
+    @property
+    def epoch(self) -> int:
+        """How often the part was read to its end."""
+        return self.reading.epoch
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "reading": list(self.reading),
+            "blocks": [[list(start), first] for start, first in self.blocks],
+            "refused": [list(refused) for refused in self.refused],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PartState":
+        blocks = tuple((Start(*start), int(first)) for start, first in values["blocks"])
+        refused = tuple(Refused(*refused) for refused in values["refused"])
+        return cls(**{**values, "reading": Start(*values["reading"]), "blocks": blocks, "refused": refused})
+
+
+@dataclass(frozen=True)
+class State:
+    """The stream after a row was handed out."""
+
+    parts: tuple[PartState, ...]
+    open: tuple[Keys, ...] = ()  # samples in no row yet, the oldest first
+    ready: tuple[Keys, ...] = ()  # rows that are packed
+    epoch: int = 0
+    rows_out: int = 0
+    tokens_out: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings: as JSON or torch.save want them."""
         return {
             **vars(self),
-            "reading": list(self.reading),
-            "blocks": [[list(start), first] for start, first in self.blocks],
-            "open": [list(astuple(key)) for key in self.open],
-            "ready": [[epoch, [list(astuple(key)) for key in keys]] for epoch, keys in self.ready],
-            "refused": [list(refused) for refused in self.refused],
+            "parts": [part.to_dict() for part in self.parts],
+            "open": [_plain(keys) for keys in self.open],
+            "ready": [_plain(keys) for keys in self.ready],
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "State":
-        try:
-            return cls(
-                **{
-                    **values,
-                    "reading": Start(*values["reading"]),
-                    "blocks": tuple((Start(*start), int(first)) for start, first in values["blocks"]),
-                    "open": tuple(Key(*key) for key in values["open"]),
-                    "ready": tuple(
-                        (epoch, tuple(Key(*key) for key in keys)) for epoch, keys in values["ready"]
-                    ),
-                    "refused": tuple(Refused(*refused) for refused in values["refused"]),
-                }
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise PtwError(
-                f"not the state of a stream ({error!r}); resume from another checkpoint"
-            ) from error
+        return cls(
+            **{
+                **values,
+                "parts": tuple(PartState.from_dict(part) for part in values["parts"]),
+                "open": tuple(_keys(entry) for entry in values["open"]),
+                "ready": tuple(_keys(entry) for entry in values["ready"]),
+            }
+        )
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with a digest of them."""
+    return {**values, "digest": _digest(values)}
+
+
+def unsealed(values: object) -> dict[str, Any]:
+    """The values that were sealed. PtwError: they are others, or were never sealed."""
+    plain = dict(values) if isinstance(values, Mapping) else {}
+    digest = plain.pop("digest", None)
+    try:
+        whole = digest is not None and digest == _digest(plain)
+    except (TypeError, ValueError, RecursionError):  # what JSON has no form for
+        whole = False
+    if not whole:
+        raise PtwError(
+            "not the state of a stream, or a damaged one, or one of an older ptw, with which it can't go on "
+            "exactly; resume from another checkpoint, or start a new run"
+        )
+    return plain
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(keys: Keys) -> list[Any]:
+    return [keys[0], [list(astuple(key)) for key in keys[1]]]
+
+
+def _keys(entry: tuple[int, list[tuple[int, int, int]]]) -> Keys:
+    return entry[0], tuple(Key(*key) for key in entry[1])

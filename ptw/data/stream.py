@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ptw.data.ahead import Ahead
+from ptw.data.mix import whole_weights
 from ptw.data.pack import PackedRow
-from ptw.data.produce import Source, produce
-from ptw.data.state import Refused, State
+from ptw.data.produce import produce
+from ptw.data.reader import Part, Source
+from ptw.data.state import PartState, State, sealed, unsealed
 from ptw.errors import PtwError
 from ptw.files.find import find, size_bytes
 from ptw.tokens.tokenizer import Tokenizer
-from ptw.workspace.manifest import DatasetEntry
+from ptw.workspace.manifest import DatasetEntry, Share
 
 _ROWS_AHEAD = 16
 
@@ -22,8 +24,9 @@ _ROWS_AHEAD = 16
 class Stream:
     """Iterates over packed rows of `window` ids. Rows are tokenised and packed in the background.
 
-    Every sample comes once in each of `epochs` epochs (None: for ever). After `load_state_dict` the rows that
-    follow are those that followed `state_dict`, byte for byte. Workers all read the same.
+    Every sample comes once in each of `epochs` epochs (None: for ever). An epoch of a mix ends with that of
+    its slowest part; the others begin again meanwhile, each with epochs of its own. After `load_state_dict`
+    the rows that follow are those that followed `state_dict`, byte for byte. Workers all read the same.
     """
 
     def __init__(
@@ -41,13 +44,15 @@ class Stream:
             raise PtwError(
                 f"dataset {dataset.name}: window {window} must be 2 or more, epochs {epochs} 1 or more"
             )
-        files = find(root, dataset.source)
-        self._source = Source(files, dataset, tokenizer, window, seed, epochs, shuffle)
-        self._state = State()
+        parts = tuple(Part(share.dataset, find(root, share.dataset.source)) for share in dataset.parts)
+        weights = whole_weights([share.weight for share in dataset.parts])
+        self._name = dataset.name
+        self._source = Source(parts, weights, tokenizer, window, seed, epochs, shuffle)
+        self._state = State(tuple(PartState() for _ in parts))
         self._ahead: Ahead[tuple[PackedRow, State]] | None = None
         self._made_of = {
-            "files": _digest([[file.place, size_bytes(file)] for file in files]),
-            "dataset": _digest({key: value for key, value in asdict(dataset).items() if key != "name"}),
+            "files": _digest([[file.place, size_bytes(file)] for part in parts for file in part.files]),
+            "dataset": _digest([_shape(share) for share in dataset.parts]),
             "tokenizer": tokenizer.fingerprint,
             "window": window,
             "seed": seed,
@@ -69,18 +74,10 @@ class Stream:
         return self._state.epoch
 
     @property
-    def refused(self) -> tuple[Refused, ...]:
-        """The rows that are not used, of the first epoch; the first thousand, `refused_count` counts all."""
-        return self._state.refused
-
-    @property
-    def refused_count(self) -> int:
-        return self._state.refused_count
-
-    @property
-    def context_turns(self) -> int:
-        """Assistant turns that the chat template keeps as context only, of the first epoch."""
-        return self._state.context
+    def parts(self) -> dict[str, PartState]:
+        """What was read, handed out and refused, by dataset: of a mix each part, else the dataset itself."""
+        names = (part.dataset.name for part in self._source.parts)
+        return dict(zip(names, self._state.parts, strict=True))
 
     @property
     def efficiency(self) -> float:
@@ -89,18 +86,16 @@ class Stream:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands: plain lists, numbers and strings, some 20 kB."""
-        return {"made_of": dict(self._made_of), **self._state.to_dict()}
+        return sealed({"made_of": dict(self._made_of), **self._state.to_dict()})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """PtwError: the state of a stream of other data, of another tokenizer or of another shape."""
-        values = dict(state)
-        made_of = values.pop("made_of", None)
-        if not isinstance(made_of, dict):
-            raise PtwError("not the state of a stream: it doesn't say what it was made of")
+        """PtwError: a damaged state, or that of other data, of another tokenizer or of another shape."""
+        values = unsealed(state)
+        made_of = values.pop("made_of")
         changed = [key for key, value in self._made_of.items() if made_of.get(key) != value]
         if changed:
             raise PtwError(
-                f"dataset {self._source.dataset.name}: {', '.join(changed)} changed since the checkpoint was "
+                f"dataset {self._name}: {', '.join(changed)} changed since the checkpoint was "
                 "saved, so that its stream can't go on exactly; restore what it was, or start a new run"
             )
         self.close()
@@ -111,6 +106,11 @@ class Stream:
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
+
+
+def _shape(share: Share) -> dict[str, Any]:
+    """What changes the rows; names don't."""
+    return {**asdict(share.dataset), "name": "", "weight": share.weight}
 
 
 def _digest(value: object) -> str:

@@ -16,7 +16,7 @@ def answer(
     tokenizer = opened.tokenizer
     if tokenizer is None:
         raise PtwError(f"{name}: no tokenizer is known for it; name a run, or add one to its folder")
-    chats = opened.format == "chat" or (opened.format is None and tokenizer.hf.chat_template)
+    chats = tokenizer.hf.chat_template if opened.chats is None else opened.chats
     if chats:
         ids = tokenizer.chat([{"role": "user", "content": prompt}], prompt=True)
     else:

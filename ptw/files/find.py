@@ -10,6 +10,7 @@ from typing import Any
 import fsspec
 
 from ptw.errors import PtwError
+from ptw.files.remote import RemoteBytes, identity, patiently, reason
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 _CHUNK_BYTES = 1 << 20
@@ -46,16 +47,12 @@ def find(root: Path, source: tuple[str, ...]) -> tuple[File, ...]:
 
 def open_file(file: File) -> BufferedReader:
     """The file's raw bytes, seekable; a remote file is fetched piece by piece."""
+    if file.remote:
+        return BufferedReader(RemoteBytes(file.place, file.path), _CHUNK_BYTES)
     try:
-        if not file.remote:
-            return open(file.path, "rb")
-        filesystem, path = fsspec.core.url_to_fs(file.path)
-        handle: BufferedReader = filesystem.open(
-            path, "rb", cache_type="readahead", block_size=8 * _CHUNK_BYTES
-        )
-        return handle
-    except Exception as error:  # each store's driver has exceptions of its own
-        raise PtwError(f"{file.place}: can't be opened ({_reason(error)})") from error
+        return open(file.path, "rb")
+    except OSError as error:
+        raise PtwError(f"{file.place}: can't be opened ({reason(error)})") from error
 
 
 def size_bytes(file: File) -> int:
@@ -65,7 +62,7 @@ def size_bytes(file: File) -> int:
             return Path(file.path).stat().st_size
         return int(_info(file)["size"] or 0)
     except (OSError, KeyError, TypeError) as error:
-        raise PtwError(f"{file.place}: its size can't be read ({_reason(error)})") from error
+        raise PtwError(f"{file.place}: its size can't be read ({reason(error)})") from error
 
 
 def content_digest(files: tuple[File, ...]) -> str:
@@ -78,22 +75,17 @@ def content_digest(files: tuple[File, ...]) -> str:
 
 def _identity(file: File) -> str:
     if file.remote:
-        info = _info(file)
-        marks = (
-            info.get(key)
-            for key in ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "updated")
-        )
-        return "\0".join([str(info.get("size")), *(str(mark) for mark in marks if mark is not None)])
+        return identity(_info(file))
     with open_file(file) as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _info(file: File) -> dict[str, Any]:
-    try:
+    def ask() -> dict[str, Any]:
         filesystem, path = fsspec.core.url_to_fs(file.path)
         return dict(filesystem.info(path))
-    except Exception as error:  # each store's driver has exceptions of its own
-        raise PtwError(f"{file.place}: can't be read ({_reason(error)})") from error
+
+    return patiently(file.place, ask)
 
 
 def _find_local(root: Path, pattern: str) -> list[File]:
@@ -114,9 +106,5 @@ def _find_remote(pattern: str) -> list[File]:
         raise PtwError(f"source {pattern!r}: this kind of URL needs a driver ({error})") from error
     except Exception as error:  # each store's driver has exceptions of its own
         hint = "check address, credentials and, in the environment, the endpoint (AWS_ENDPOINT_URL for S3)"
-        raise PtwError(f"source {pattern!r}: the store doesn't answer ({_reason(error)}); {hint}") from error
+        raise PtwError(f"source {pattern!r}: the store doesn't answer ({reason(error)}); {hint}") from error
     return [File(url, url, True) for url in urls]
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,14 +19,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 @dataclass(frozen=True)
 class Opened:
-    """A model ready to compute. `dataset`, its `format` and `window` are the run's, where it is one."""
+    """A model ready to compute. A run's: `dataset`, `window`, and whether it learnt from `chats`."""
 
     name: str
     loaded: Loaded
     tokenizer: Tokenizer | None
     dataset: str | None = None
     window: int | None = None
-    format: str | None = None
+    chats: bool | None = None
 
 
 def open_named(workspace: Workspace, name: str) -> Opened:
@@ -72,8 +73,13 @@ def _open_run(workspace: Workspace, record: RunRecord) -> Opened:
         tokenizer=tokenizer,
         dataset=record.plan["eval_dataset"] or record.plan["dataset"],
         window=window if isinstance(window, int) else None,
-        format=record.plan["datasets"][record.plan["dataset"]]["format"],
+        chats="chat" in _formats(record.plan["datasets"][record.plan["dataset"]]),
     )
+
+
+def _formats(dataset: dict[str, Any]) -> set[str]:
+    """Of a dataset as a plan has it: its own, or those of the parts of a mix."""
+    return {share["dataset"]["format"] for share in dataset.get("mix") or [{"dataset": dataset}]}
 
 
 def _open_model(workspace: Workspace, entry: ModelEntry) -> Opened:

@@ -178,10 +178,15 @@ def _items_folder(workspace: Workspace, entry: TokenizerEntry, source: tuple[str
 def _learnt_folder(workspace: Workspace, entry: TokenizerEntry) -> Path:
     if entry.learn_from is None or entry.learn_from not in workspace.datasets or entry.vocab_size is None:
         raise PtwError(f"tokenizer {entry.name}: `learn_from` must name a dataset, with a `vocab_size`")
-    dataset, size = workspace.datasets[entry.learn_from], entry.vocab_size
-    content = content_digest(find(workspace.root, dataset.source))
-    digest = _digest("learnt", content, dataset.format, str(size), CHATML.read_text(encoding="utf-8"))
-    texts = texts_of(_rows(workspace, dataset.source), dataset.format, entry.name)
+    parts = [share.dataset for share in workspace.datasets[entry.learn_from].parts]
+    size = entry.vocab_size
+    content = [
+        text for part in parts for text in (content_digest(find(workspace.root, part.source)), part.format)
+    ]
+    digest = _digest("learnt", *content, str(size), CHATML.read_text(encoding="utf-8"))
+    texts = (
+        text for part in parts for text in texts_of(_rows(workspace, part.source), part.format, entry.name)
+    )
     return cached(workspace.root, digest, lambda: learn(texts, size))
 
 

@@ -28,7 +28,8 @@ def facts_of(plan: Plan) -> dict[str, Any]:
 
 def digests_of(plan: Plan) -> dict[str, str]:
     """Of the content of datasets, recipe and model."""
-    datasets = {f"dataset {name}": digest(plan.root, entry.source) for name, entry in plan.datasets.items()}
+    parts = [share.dataset for entry in plan.datasets.values() for share in entry.parts]
+    datasets = {f"dataset {part.name}": digest(plan.root, part.source) for part in parts}
     recipe = hashlib.sha256(plan.file.read_bytes()).hexdigest()
     return {**datasets, f"recipe {plan.file.stem}": recipe, **_model_digest(plan.root, plan.model)}
 

@@ -87,6 +87,20 @@ class Feed:
         self.epoch = rows[0].epoch
         return StepRows(tuple(rows), learnt(rows))
 
+    def remarks(self) -> Iterator[tuple[str, int]]:
+        """What a person should know of each dataset that was read, and how many of its rows are not used."""
+        parts = self.stream.parts
+        samples = sum(part.samples_out for part in parts.values())
+        tokens = sum(part.tokens_out for part in parts.values())
+        for name, part in parts.items() if len(parts) > 1 else ():
+            shares = f"{part.samples_out / samples:.1%} of the samples, {part.tokens_out / tokens:.1%}"
+            yield f"{name}: {shares} of the tokens; read to its end {part.epoch} times", 0
+        for name, part in parts.items():
+            if part.refused_count:
+                place, reason = part.refused[0]
+                rows = "1 row" if part.refused_count == 1 else f"{part.refused_count} rows"
+                yield f"{rows} of {name} not used, first {place}: {reason}", part.refused_count
+
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.epoch, "stream": self.stream.state_dict()}
 

@@ -10,7 +10,7 @@ from typing import Any
 from ptw.errors import PtwError
 from ptw.runs.record import CIRCUMSTANCES, flat
 from ptw.workspace import rooms
-from ptw.workspace.manifest import ClusterEntry, DatasetEntry, ModelEntry, TokenizerEntry, Workspace
+from ptw.workspace.manifest import ClusterEntry, DatasetEntry, ModelEntry, Share, TokenizerEntry, Workspace
 from ptw.workspace.problem import hint_of
 
 LOCAL = ClusterEntry("local")
@@ -112,8 +112,8 @@ def describe(plan: Plan) -> str:
         ("recipe", f"{plan.recipe} ({plan.file})"),
         ("model", _entry(plan.model)),
         ("tokenizer", _entry(plan.tokenizer)),
-        ("dataset", _entry(plan.datasets[plan.dataset])),
-        *((key, _entry(plan.datasets[name])) for key, name in held_out),
+        *_described("dataset", plan.datasets[plan.dataset]),
+        *(row for key, name in held_out for row in _described(key, plan.datasets[name])),
         ("cluster", where),
         *([("tracking", json.dumps(dict(plan.tracking)))] if plan.tracking else []),
         ("folder", str(plan.folder or plan.root / "runs" / f"{plan.recipe}-<NNN>")),
@@ -156,7 +156,16 @@ def _settings(file: Path, given: Mapping[str, object], overrides: Mapping[str, s
 
 
 def _dataset(values: Mapping[str, Any]) -> DatasetEntry:
-    return DatasetEntry(**{**values, "source": tuple(values["source"])})
+    mix = tuple(Share(_dataset(share["dataset"]), share["weight"]) for share in values.get("mix", ()))
+    return DatasetEntry(**{**values, "source": tuple(values["source"]), "mix": mix})
+
+
+def _described(key: str, dataset: DatasetEntry) -> list[tuple[str, str]]:
+    """A dataset in one line, a mix in one for each part."""
+    if not dataset.mix:
+        return [(key, _entry(dataset))]
+    parts = [(f"  {share.weight:g}", _entry(share.dataset)) for share in dataset.mix]
+    return [(key, f"{dataset.name}: a mix, in shares of the samples"), *parts]
 
 
 def _entry(entry: Any) -> str:

@@ -204,7 +204,7 @@ class Run:
     def keep_best(self, model: nn.Module, measured: dict[str, float], key: str) -> None:
         """Keep the model's weights if no earlier score was as high; `save` then saves the best."""
         if key not in measured:
-            hint = f"dataset {self.plan.dataset} needs leave_out = 2"
+            hint = f"dataset {self.plan.dataset} needs leave_out = 2, and events of its own (no mix)"
             raise PtwError(f"settings: keep_best = true needs {key}, which is not measured here: {hint}")
         if measured[key] > self.best.score:
             with self._off_the_clock():
@@ -289,9 +289,5 @@ class Run:
         )
 
     def _tell_refused(self) -> None:
-        count = self._feed.stream.refused_count
-        if count:
-            place, reason = self._feed.stream.refused[0]
-            rows = "1 row" if count == 1 else f"{count} rows"
-            text = f"{rows} of {self.plan.dataset} not used, first {place}: {reason}"
-            self.ledger.say(text, refused=count)
+        for text, refused in self._feed.remarks():
+            self.ledger.say(text, refused=refused)

@@ -14,6 +14,7 @@ from ptw.workspace.schema import violations
 
 Entry = dict[str, Any]
 SECTIONS = ("models", "tokenizers", "datasets", "clusters", "recipes")
+ROWS_KEYS = ("source", "format", "leave_out", "too_long")  # of a dataset that has rows of its own
 REFERENCES = {
     "model": "models",
     "tokenizer": "tokenizers",
@@ -117,16 +118,16 @@ def tokenizer_problems(document: Document, name: str, entry: Entry) -> Iterator[
     learn_from = text_of(entry, "learn_from")
     if learn_from is None:
         return
-    datasets = tables(document, "datasets")
-    if learn_from not in datasets:
+    if learn_from not in tables(document, "datasets"):
         yield unknown(document, (*path, "learn_from"), learn_from, "datasets")
-    elif datasets[learn_from].get("format") == "event":
+    elif "event" in formats_of(document, learn_from).values():
         hint = "name a dataset of chats or text, or make one token of each item with `items`"
         yield document.problem((*path, "learn_from"), learn_from, "a dataset of events has no text", hint)
 
 
 def dataset_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
     path = ("datasets", name)
+    yield from mix_problems(document, name, entry)
     source = entry.get("source")
     if isinstance(source, str) and source:
         yield from places.source_problems(document, (*path, "source"), source)
@@ -141,6 +142,38 @@ def dataset_problems(document: Document, name: str, entry: Entry) -> Iterator[Pr
     if form == "chat" and entry.get("too_long") == "split":
         hint = "choose error, truncate or drop"
         yield document.problem((*path, "too_long"), "split", "a chat cannot be split", hint)
+
+
+def mix_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
+    """A mix has parts, which have rows of their own, and nothing beside them."""
+    path, datasets = ("datasets", name), tables(document, "datasets")
+    for key in (key for key in entry if "mix" in entry and key in ROWS_KEYS):
+        hint = "remove it: each part of the mix has its own"
+        yield document.problem((*path, key), entry[key], "stands beside mix", hint)
+    for part, weight in parts_of(entry).items():
+        where = (*path, "mix", part)
+        if part == name:
+            hint = "name datasets that have rows of their own"
+            yield document.problem(where, weight, "a mix can't be a part of itself", hint)
+        elif part not in datasets:
+            yield unknown(document, where, part, "datasets")
+        elif "mix" in datasets[part]:
+            inner = ", ".join(list(parts_of(datasets[part]))[:8]) or "datasets with rows of their own"
+            yield document.problem(where, weight, f"{part} is a mix itself", f"name its parts: {inner}")
+
+
+def parts_of(entry: Entry) -> Entry:
+    """The parts of a mix with their weights; none where it is no mix."""
+    mix = entry.get("mix")
+    return mix if isinstance(mix, dict) else {}
+
+
+def formats_of(document: Document, name: str) -> dict[str, object]:
+    """The format of a dataset, or of each part of a mix, by name."""
+    datasets = tables(document, "datasets")
+    entry = datasets.get(name, {})
+    names = list(parts_of(entry)) if "mix" in entry else [name]
+    return {part: datasets[part].get("format") for part in names if part in datasets}
 
 
 def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
@@ -185,20 +218,18 @@ def setting_problems(
 
 def format_problems(document: Document, path: tuple[str, ...], entry: Entry) -> Iterator[Problem]:
     """A tokenizer of items knows no text, and one learnt from text knows no items."""
-    tokenizer = tables(document, "tokenizers").get(text_of(entry, "tokenizer") or "")
+    tokenizer = tables(document, "tokenizers").get(text_of(entry, "tokenizer") or "", {})
     for key in ("dataset", "eval_dataset"):
-        name = text_of(entry, key)
-        dataset = tables(document, "datasets").get(name or "")
-        if tokenizer is None or dataset is None:
-            continue
-        form = dataset.get("format")
-        if "items" in tokenizer and form in ("chat", "text"):
-            message = f"its format is {form}, and the tokenizer {entry['tokenizer']} knows only items"
-            hint = "name a dataset of events, or another tokenizer"
-            yield document.problem((*path, key), name, message, hint)
-        if "learn_from" in tokenizer and form == "event":
-            message = f"its format is event, and the tokenizer {entry['tokenizer']} is learnt from text"
-            yield document.problem((*path, key), name, message, "name a tokenizer with `items`")
+        name = text_of(entry, key) or ""
+        for part, form in formats_of(document, name).items():
+            its = "its format" if part == name else f"the format of its part {part}"
+            if "items" in tokenizer and form in ("chat", "text"):
+                message = f"{its} is {form}, and the tokenizer {entry['tokenizer']} knows only items"
+                hint = "name a dataset of events, or another tokenizer"
+                yield document.problem((*path, key), name, message, hint)
+            if "learn_from" in tokenizer and form == "event":
+                message = f"{its} is event, and the tokenizer {entry['tokenizer']} is learnt from text"
+                yield document.problem((*path, key), name, message, "name a tokenizer with `items`")
 
 
 def unknown(document: Document, path: tuple[str, ...], name: str, section: str) -> Problem:

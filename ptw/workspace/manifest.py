@@ -33,11 +33,27 @@ class TokenizerEntry:
 
 @dataclass(frozen=True)
 class DatasetEntry:
+    """Rows of files; or, of format `mix`, of other datasets, in shares."""
+
     name: str
     source: tuple[str, ...]
     format: str
     leave_out: int = 0
     too_long: str = "error"
+    mix: tuple["Share", ...] = ()
+
+    @property
+    def parts(self) -> tuple["Share", ...]:
+        """The datasets to read: what has rows of its own is its only part."""
+        return self.mix or (Share(self, 1),)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of a mix; the weights of a mix are shares of the samples, and need not add up to 1."""
+
+    dataset: DatasetEntry
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -116,7 +132,7 @@ def frozen(document: Document) -> Workspace:
         name=values["workspace"]["name"],
         models={name: ModelEntry(name, **table) for name, table in section(values, "models")},
         tokenizers={name: TokenizerEntry(name, **table) for name, table in section(values, "tokenizers")},
-        datasets={name: dataset_entry(name, **table) for name, table in section(values, "datasets")},
+        datasets=dataset_entries(dict(section(values, "datasets"))),
         clusters={name: ClusterEntry(name, **table) for name, table in section(values, "clusters")},
         recipes={name: RecipeEntry(name, **table) for name, table in section(values, "recipes")},
         agent=agent_entry(**values.get("agent", {})),
@@ -126,6 +142,21 @@ def frozen(document: Document) -> Workspace:
 
 def section(values: Mapping[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:
     return list(values.get(name, {}).items())
+
+
+def dataset_entries(tables: Mapping[str, dict[str, Any]]) -> dict[str, DatasetEntry]:
+    """In the file's order; a mix holds its parts, wherever they stand."""
+    plain = {name: dataset_entry(name, **table) for name, table in tables.items() if "mix" not in table}
+    return {
+        name: plain[name] if name in plain else mix_entry(name, table["mix"], plain)
+        for name, table in tables.items()
+    }
+
+
+def mix_entry(name: str, weights: Mapping[str, float], plain: Mapping[str, DatasetEntry]) -> DatasetEntry:
+    return DatasetEntry(
+        name, (), "mix", mix=tuple(Share(plain[part], weight) for part, weight in weights.items())
+    )
 
 
 def dataset_entry(name: str, source: str | list[str], **table: Any) -> DatasetEntry:

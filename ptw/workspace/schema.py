@@ -118,7 +118,7 @@ def plain(document: Document, path: Sequence[str | int], error: "ValidationError
             message, hint = "wrong type", "it must be " + " or ".join(KINDS[kind] for kind in kinds)
         case "enum":
             message, hint = "not one of the choices", hint_of(shown(value).strip('"'), limit, "choices")
-        case "minLength" | "minItems":
+        case "minLength" | "minItems" | "minProperties":
             message, hint = "empty", "give at least one"
         case "minimum":
             message, hint = "too small", f"the least is {limit}"

@@ -164,7 +164,7 @@ def test_what_is_too_long_follows_the_policy(item_tokenizer: Tokenizer, tmp_path
         rows("error")
     stream, dropped = rows("drop")
     assert [row.samples for row in dropped] == [("0.jsonl:2",)]
-    assert stream.refused == (("0.jsonl:1", "31 ids are more than the window of 8"),)
+    assert stream.parts["events"].refused == (("0.jsonl:1", "31 ids are more than the window of 8"),)
     _, truncated = rows("truncate")
     newest = [item_tokenizer.bos_id, *item_tokenizer.item_ids([f"i{n}" for n in range(23, 30)])]
     assert truncated[0].ids.tolist() == newest
@@ -184,8 +184,8 @@ def test_events_left_out_are_in_no_row(item_tokenizer: Tokenizer, tmp_path: Path
     rows = list(stream)
     assert {sample for row in rows for sample in row.samples} == {"0.jsonl:1"}
     assert set(rows[0].lengths) == {4}
-    assert [refused.place for refused in stream.refused] == ["0.jsonl:2", "0.jsonl:3"]
-    assert stream.refused_count == 2
+    assert [refused.place for refused in stream.parts["events"].refused] == ["0.jsonl:2", "0.jsonl:3"]
+    assert stream.parts["events"].refused_count == 2
 
 
 def test_a_dataset_of_which_nothing_can_be_used_is_an_error(

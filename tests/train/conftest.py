@@ -41,6 +41,12 @@ leave_out = 2
 [datasets.chats]
 source = "data/chats.jsonl"
 format = "chat"
+[datasets.texts]
+source = "data/texts.jsonl"
+format = "text"
+too_long = "split"
+[datasets.blend]
+mix = {{ chats = 0.75, texts = 0.25 }}
 [clusters.pair]
 workers = 2
 [recipes.next]
@@ -75,6 +81,19 @@ tokenizer = "words"
 dataset = "chats"
 eval_dataset = "chats"
 settings = {{ steps = 6, window = 128, rows = 2, learning_rate = 1e-2 }}
+[recipes.mixed]
+recipe = "sft"
+model = "tiny"
+tokenizer = "words"
+dataset = "blend"
+eval_dataset = "blend"
+[recipes.mixed.settings]
+epochs = 2
+window = 64
+rows = 2
+learning_rate = 1e-2
+checkpoint_every = 3
+record_samples = true
 """
 
 # a recipe that a user drops in: slow enough to be hit in the middle of a step
@@ -120,7 +139,9 @@ def make_workspace(root: Path, *, tied: bool = True, recipe: str = "slow") -> Pa
     ]
     (root / "data").mkdir(parents=True)
     (root / "recipes").mkdir()
-    for name, rows in (("items", [{"id": item} for item in items]), ("views", views), ("chats", chats)):
+    texts = [{"text": f"{n} and one is {n + 1}. " * (n + 1)} for n in range(5)]
+    items = [{"id": item} for item in items]
+    for name, rows in (("items", items), ("views", views), ("chats", chats), ("texts", texts)):
         (root / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "recipes" / "slow.py").write_text(SLOW)
     (root / "workspace.toml").write_text(TOML.format(tied=str(tied).lower(), recipe=recipe))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ptw.errors import PtwError
+from ptw.train.facts import digests_of
 from ptw.train.optimize import Schedule
 from ptw.train.plan import Plan, describe, differences, resolve
 from ptw.workspace.manifest import read
@@ -17,6 +18,18 @@ def test_a_plan_is_json_both_ways(root: Path) -> None:
     assert again == plan
     assert again.settings["learning_rate"] == 0.5
     assert set(again.datasets) == {"chats"}
+
+
+def test_a_plan_of_a_mix_holds_its_parts(root: Path) -> None:
+    plan = resolve(read(root), "mixed", {})
+    assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
+    assert {"dataset chats", "dataset texts"} <= digests_of(plan).keys()
+    text = describe(plan)
+    for part in ("blend: a mix", "0.75", "texts.jsonl", "chats.jsonl"):
+        assert part in text
+    toml = (root / "workspace.toml").read_text().replace("texts = 0.25", "texts = 0.5")
+    (root / "workspace.toml").write_text(toml)
+    assert any("datasets.blend.mix" in text for text in differences(plan, resolve(read(root), "mixed", {})))
 
 
 def test_a_dry_run_tells_all(root: Path) -> None:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from ptw.data.pack import PackedRow
 from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.evals.rows import forward_of
-from ptw.runs import record
+from ptw.runs import lines, record
 from ptw.runs.open import open_named
 from ptw.train import held_out
 from ptw.train.count import SLICE, rows_of
@@ -51,6 +52,32 @@ def test_an_epoch_has_each_sample_once(undisturbed: Path) -> None:
     assert len(set(seen[:rows])) > 0.9 * rows  # an epoch ends within a step
     counts = [seen.count(sample) for sample in set(seen)]
     assert max(counts) - min(counts) <= 1
+
+
+def test_a_run_on_a_mix_has_its_shares_and_goes_on_bit_for_bit(root: Path) -> None:
+    whole = trained(planned(root, "mixed"))
+    plan = planned(root, "mixed")
+    assert trained(plan, lambda: stop_after(4, plan.run_folder())).state == "stopped"
+    record.change(plan.run_folder(), state="running")
+    assert trained(plan).state == "done"
+    assert curve_of(plan.run_folder()) == curve_of(whole.folder)
+    assert samples_of(plan.run_folder()) == samples_of(whole.folder)
+    counts = Counter(name for names in samples_of(whole.folder).values() for name in names)
+    texts = {name.split("#")[0]: count for name, count in counts.items() if "texts" in name}
+    chats = {name: count for name, count in counts.items() if "chats" in name}
+    # five texts are a quarter, so that they take longest to come twice
+    assert set(texts.values()) == {2}
+    assert len(texts) == 5
+    assert set(chats.values()) == {2, 3}
+    samples = sum(texts.values()) + sum(chats.values())
+    assert abs(sum(texts.values()) - samples / 4) < 1
+    events = lines.read(plan.run_folder() / record.EVENTS)[0]
+    told = [event["text"] for event in events if "of the samples" in event["text"]]
+    assert [text.split(",")[0] for text in told] == [
+        "chats: 76.7% of the samples",
+        "texts: 23.3% of the samples",
+    ]
+    assert open_named(read(root), whole.name).chats
 
 
 @pytest.mark.parametrize("step", [1, 7, 10])

@@ -54,6 +54,9 @@ leave_out = 2
 source = ["data/chats*.jsonl", "s3://bucket/chats/*.jsonl.zst"]
 format = "chat"
 
+[datasets.blend]
+mix = { viewings = 0.7, chats = 3 }
+
 [clusters.gpus]
 address = "ray://head:10001"
 workers = 2

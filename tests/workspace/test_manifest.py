@@ -19,6 +19,11 @@ def test_every_table_becomes_an_entry(root: Path) -> None:
     assert workspace.datasets["viewings"].leave_out == 2
     assert workspace.datasets["chats"].source == ("data/chats*.jsonl", "s3://bucket/chats/*.jsonl.zst")
     assert workspace.datasets["chats"].too_long == "error"
+    assert [(part.dataset.name, part.weight) for part in workspace.datasets["blend"].parts] == [
+        ("viewings", 0.7),
+        ("chats", 3),
+    ]
+    assert [part.dataset for part in workspace.datasets["chats"].parts] == [workspace.datasets["chats"]]
     assert workspace.clusters["gpus"].gpus_per_worker == 0.5
     assert workspace.recipes["first"].eval_dataset is None
     assert workspace.recipes["first"].settings == {"steps": 3, "learning_rate": 1}

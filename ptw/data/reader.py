@@ -1,0 +1,147 @@
+"""Which samples does one part of a stream give, epoch after epoch, from where it stands?"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ptw.data.fit import fit
+from ptw.data.pack import Key
+from ptw.data.render import Sample, render
+from ptw.data.shuffle import Block, Start, blocks
+from ptw.data.state import PartState, Refused
+from ptw.errors import PtwError
+from ptw.files.find import File
+from ptw.files.read import Row
+from ptw.tokens.tokenizer import Tokenizer
+from ptw.workspace.manifest import DatasetEntry
+
+REFUSED_KEPT = 1000
+
+
+@dataclass(frozen=True)
+class Part:
+    """A dataset and its files."""
+
+    dataset: DatasetEntry
+    files: tuple[File, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a stream reads, and how. Part for part, `weights` are the shares of the samples."""
+
+    parts: tuple[Part, ...]
+    weights: tuple[int, ...]
+    tokenizer: Tokenizer
+    window: int
+    seed: int
+    epochs: int | None
+    shuffle: bool
+
+
+@dataclass
+class _OpenBlock:
+    """A block that is being read or holds open samples: where it begins, its first row, how many are open."""
+
+    start: Start
+    first: int
+    open: int = 0
+
+
+class Reader:
+    """Reads part number `at` of a source. A sample is open until it is handed out."""
+
+    def __init__(self, source: Source, at: int, state: PartState) -> None:
+        self.state = state
+        self._source = source
+        self._at = at
+        self._part = source.parts[at]
+        self._blocks: dict[Start, _OpenBlock] = {}
+        self._block_of: dict[Key, _OpenBlock] = {}
+        self._entries = self._read_on()
+
+    def read(self) -> list[tuple[Key, Sample]]:
+        """What the next row gives: nothing, where it is refused, or where an epoch ends in its place."""
+        entry = next(self._entries)
+        if entry is None:
+            return []
+        block, row = entry
+        samples, reason = self._samples(row)
+        self._count(row, samples, reason)
+        found = [(Key(self._at, self.state.row - 1, piece), sample) for piece, sample in enumerate(samples)]
+        for key, _ in found:
+            self._hold(block, key)
+        return found
+
+    def reopen(self, wanted: Collection[Key]) -> dict[Key, Sample]:
+        """Read again what was not handed out; the blocks that hold it begin where the state says."""
+        found: dict[Key, Sample] = {}
+        for start, first in self.state.blocks:
+            rows = next(self._blocks_from(start)).rows
+            for row in sorted({key.row for key in wanted if first <= key.row < first + len(rows)}):
+                for piece, sample in enumerate(self._samples(rows[row - first])[0]):
+                    key = Key(self._at, row, piece)
+                    if key in wanted:
+                        self._hold(_OpenBlock(start, first), key)
+                        found[key] = sample
+        return found
+
+    def hand_out(self, key: Key, sample: Sample) -> None:
+        self._block_of.pop(key).open -= 1
+        self.state = replace(
+            self.state,
+            samples_out=self.state.samples_out + (key.piece == 0),
+            tokens_out=self.state.tokens_out + len(sample.ids),
+        )
+
+    def state_now(self) -> PartState:
+        self._blocks = {start: block for start, block in self._blocks.items() if block.open}
+        return replace(self.state, blocks=tuple((at.start, at.first) for at in self._blocks.values()))
+
+    def _read_on(self) -> Iterator[tuple[_OpenBlock, Row] | None]:
+        """The rows to read, epoch after epoch; None between two epochs."""
+        while True:
+            skipped = self.state.index
+            for block in self._blocks_from(self.state.reading):
+                opened = _OpenBlock(block.start, self.state.row - skipped)
+                for index in range(skipped, len(block.rows)):
+                    self.state = replace(
+                        self.state, reading=block.start, index=index + 1, row=self.state.row + 1
+                    )
+                    yield opened, block.rows[index]
+                skipped = 0
+            if not self.state.usable:
+                raise self._unusable()
+            self.state = replace(self.state, reading=Start(self.state.epoch + 1), index=0, usable=0)
+            yield None
+
+    def _blocks_from(self, start: Start) -> Iterator[Block]:
+        source = self._source
+        return blocks(self._part.files, source.seed, start, source.shuffle, among=len(source.parts))
+
+    def _samples(self, row: Row) -> tuple[Sequence[Sample], str | None]:
+        tokenizer = self._source.tokenizer
+        sample = render(row, self._part.dataset, tokenizer)
+        return fit(sample, self._part.dataset, self._source.window, tokenizer.bos_id)
+
+    def _count(self, row: Row, samples: Sequence[Sample], reason: str | None) -> None:
+        state = self.state
+        if samples:
+            context = samples[0].context if state.epoch == 0 else 0
+            self.state = replace(
+                state, used=state.used + 1, usable=state.usable + 1, context=state.context + context
+            )
+        elif state.epoch == 0:
+            refused = (*state.refused, Refused(row.place, str(reason)))[:REFUSED_KEPT]
+            self.state = replace(state, refused=refused, refused_count=state.refused_count + 1)
+
+    def _hold(self, block: _OpenBlock, key: Key) -> None:
+        self._block_of[key] = self._blocks.setdefault(block.start, block)
+        self._block_of[key].open += 1
+
+    def _unusable(self) -> PtwError:
+        refused = self.state.refused
+        first = f"; {refused[0].place}: {refused[0].reason}" if refused else ""
+        return PtwError(
+            f"dataset {self._part.dataset.name}: no row can be used "
+            f"({self.state.refused_count} were refused{first})"
+        )
