@@ -5,6 +5,7 @@ import sys
 
 NAMES = (
     "help_and_check",
+    "corrupted",
     "parity",
     "packed_vs_padded",
     "step_vs_hf",

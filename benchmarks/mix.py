@@ -7,7 +7,7 @@ from benchmarks.corpora import gsm8k, oasst, self_instruct, write_rows
 from benchmarks.report import Figure, publish, real_data, two_threads
 from benchmarks.workspaces import ptw, workspace
 
-WINDOWS = (1024, 2048)
+WINDOWS = (1024,)
 SHARES = {"oasst": 0.5, "self-instruct": 0.1, "gsm8k": 0.4}
 STEPS = 60
 TOML = f"""

@@ -53,7 +53,8 @@ def _json_rows(file: File, handle: BinaryIO, number: int, byte: int) -> Iterator
 
 def _parse(place: str, line: bytes, first: bool) -> dict[str, Any]:
     try:
-        value = json.loads(line.decode("utf-8-sig" if first else "utf-8"))
+        text = line.decode("utf-8-sig" if first else "utf-8")
+        value = json.loads(text, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise PtwError(
             f"{place}: not UTF-8 at byte {error.start} of the line; save the file as UTF-8"
@@ -62,6 +63,15 @@ def _parse(place: str, line: bytes, first: bool) -> dict[str, Any]:
         raise PtwError(f"{place}: not JSON ({error}); every line must hold one JSON object") from error
     if not isinstance(value, dict):
         raise PtwError(f"{place}: a row must be a JSON object, this is {_json_kind(value)}")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """json itself would keep the last of two values and say nothing."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = next(key for at, (key, _) in enumerate(pairs) if key in dict(pairs[:at]))
+        raise ValueError(f"the key {twice!r} stands twice in an object")
     return value
 
 

@@ -80,6 +80,7 @@ def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path: Path) -> None:
         ("a.jsonl", b'{"a": 1}\n{"a": \n', r"a\.jsonl:2: not JSON"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', r"a\.jsonl:2: not UTF-8 at byte 7"),
         ("a.jsonl", b'{"a": 1}\n\n[1]\n', r"a\.jsonl:3: a row must be a JSON object, this is a list"),
+        ("a.jsonl", b'{"a": 1, "b": {"c": 1, "c": 2}}', r"a\.jsonl:1: not JSON \(the key 'c' stands twice"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: not JSON"),
         ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", r"a\.jsonl:1: not JSON"),
         ("a.jsonl", b"", r"a\.jsonl: no rows"),
