@@ -5,6 +5,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# read by the import; figures go to the tracker and nowhere else
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
@@ -34,7 +37,7 @@ class Mlflow:
             self.client.log_batch(self.id, metrics=metrics[start : start + MOST_METRICS])
 
     def close(self, state: str) -> None:
-        self.client.set_terminated(self.id, STATES.get(state, "FINISHED"))
+        self.client.set_terminated(self.id, STATES.get(state, "FAILED"))
 
 
 def begin(target: str | bool, run: RunRecord, known: Known) -> Mlflow:

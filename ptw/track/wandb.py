@@ -25,15 +25,14 @@ class Wandb:
             self.run.log(values, step=step)
 
     def close(self, state: str) -> None:
-        self.run.finish(exit_code=0 if state == "done" else 1, quiet=True)
+        self.run.finish(exit_code=0 if state == "done" else 1)
 
 
 def begin(target: str | bool, run: RunRecord, known: Known) -> Wandb:
     """`target`: the project."""
-    if os.environ.get("WANDB_MODE", "online") == "online" and wandb.api.api_key is None:
-        raise PtwError(
-            "no key is known: `wandb login`, or set WANDB_MODE=offline"
-        )  # else it would ask for one
+    # asked here, or it would ask for a key on the terminal
+    if os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
+        raise PtwError("no key is known: `wandb login`, or set WANDB_MODE=offline")
     own = hashlib.sha256(f"{run.folder}{run.created}".encode()).hexdigest()[:8]
     opened = wandb.init(
         project=str(target),

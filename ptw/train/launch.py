@@ -46,8 +46,7 @@ def train(workspace: Workspace, recipe: str, overrides: Mapping[str, str], resum
         (folder / worker.STOP).unlink(missing_ok=True)
         record.change(folder, state="running", message=None, plan=plan.as_json())
         try:
-            with tracked(folder, plan.tracking):
-                _on_ray(plan)
+            _on_ray(plan)
         except PtwError as error:
             if record.read(folder).state == "running":
                 record.change(folder, state="failed", message=str(error))
@@ -105,7 +104,8 @@ def _on_ray(plan: Plan) -> None:
             plan = dataclasses.replace(plan, threads=_threads(plan.cluster.workers))
         outcome: list[Exception] = []
         thread = threading.Thread(target=_fit, args=(plan, outcome), daemon=True)
-        with _stop_on_signals(plan.run_folder() / worker.STOP, watch.console.print):
+        stop = plan.run_folder() / worker.STOP
+        with tracked(plan.run_folder(), plan.tracking), _stop_on_signals(stop, watch.console.print):
             thread.start()
             while thread.is_alive():
                 watch.poll()
