@@ -1,7 +1,9 @@
 """The loss falls on what the assistant wrote, on all of it, and on nothing else."""
 
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,24 @@ def test_generation_markers_are_followed_as_transformers_follows_them(chat_token
             assert sample.ids.tolist() == theirs["input_ids"]
             assert sample.learn.astype(int).tolist() == theirs["assistant_masks"]
     assert learnt(tokenizer, chat(tokenizer, TURNS)) == ["Hello 12!<|im_end|>", "No more.<|im_end|>"]
+
+
+def test_two_threads_do_not_write_into_each_others_masks(chat_tokenizer: Build) -> None:
+    """As where the training stream and the held-out one are read at the same time."""
+    chats = [PLAIN, TURNS, THINKING]
+    tokenizers = [chat_tokenizer() for _ in range(4)]
+    alone = [chat(tokenizers[0], messages).learn.tolist() for messages in chats]
+
+    def rendered(at: int) -> list[list[bool]]:
+        return [chat(tokenizers[at % 4], messages).learn.tolist() for messages in chats * 25]
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(rendered, range(4))) == [alone * 25] * 4
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_template_without_markers_gives_the_mask_of_one_with_them(chat_tokenizer: Build) -> None:
