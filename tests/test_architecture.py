@@ -24,7 +24,7 @@ ARROWS = {
     "ptw/nn": {"errors"},
     "ptw/tokens": {"errors", "workspace", "files"},
     "ptw/ports": {"errors", "workspace", "nn"},
-    "ptw/verify": {"errors", "workspace", "nn", "ports"},
+    "ptw/verify": {"errors", "workspace", "nn", "ports", "files", "tokens", "runs"},
     "ptw/data": {"errors", "workspace", "files", "tokens"},
     "ptw/runs": {"errors", "workspace", "tokens", "nn", "ports"},
     "ptw/evals": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs"},

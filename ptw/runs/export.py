@@ -5,16 +5,21 @@ import tempfile
 from pathlib import Path
 
 from ptw.errors import PtwError
-from ptw.runs.open import model_folder
-from ptw.runs.record import open_run
+from ptw.runs.open import run_tokenizer
+from ptw.runs.record import model_folder, open_run
 from ptw.workspace.manifest import Workspace
 
 
 def export_run(workspace: Workspace, name: str, folder: Path) -> Path:
-    """A copy of the run's model and tokenizer in a new folder, which appears whole or not at all."""
-    source = model_folder(open_run(workspace.root, name))
+    """A copy of the run's model and tokenizer in a new folder, which appears whole or not at all.
+
+    PtwError if the tokenizer is not the run's any more.
+    """
+    record = open_run(workspace.root, name)
+    source = model_folder(record)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PtwError(f"{folder}: there is something already; name a new folder")
+    run_tokenizer(record)
     aside: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -142,6 +142,15 @@ def open_run(root: Path, name: str) -> RunRecord:
     return (exact or named)[-1]
 
 
+def model_folder(record: RunRecord) -> Path:
+    """The run's trained model in HF's format; PtwError while it has none."""
+    folder = record.folder / MODEL
+    if not folder.is_dir():
+        hint = f"`ptw train {record.recipe} --resume` goes on with it"
+        raise PtwError(f"run {record.name} is {record.state} and has no model yet; {hint}")
+    return folder
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 

@@ -14,8 +14,10 @@ from ptw.ports.export import export
 from ptw.ports.load import Loaded, create, load
 from ptw.ports.source import resolve
 from ptw.runs.record import MODEL
-from ptw.tokens.tokenizer import Tokenizer
+from ptw.tokens import fingerprint
+from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
 from ptw.train import checkpoint
+from ptw.train.facts import demand_tokenizer
 from ptw.train.group import Group
 from ptw.train.parallel import full_state
 from ptw.train.plan import Plan
@@ -35,7 +37,11 @@ class Best:
 
 
 def open_for_training(plan: Plan, tokenizer: Tokenizer, seed: int, group: Group) -> Loaded:
-    """The plan's model in fp32 on this worker's device; PtwError if its table lacks ids of the tokenizer."""
+    """The plan's model in fp32 on this worker's device.
+
+    PtwError if the tokenizer is not the run's, or not the model's: its table lacks ids, or it had others.
+    """
+    demand_tokenizer(plan, tokenizer)
     entry = plan.model
     if entry.hf is None:
         ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
@@ -43,6 +49,7 @@ def open_for_training(plan: Plan, tokenizer: Tokenizer, seed: int, group: Group)
         config = {**(entry.config or {}), "vocab_size": tokenizer.size, **special}
         return create(config, plan.root, seed=seed, device=group.device)
     folder = resolve(entry.hf, entry.revision, plan.root)
+    _demand_its_ids(folder, entry.name, tokenizer)
     loaded = load(folder, plan.root, port=entry.port, dtype=torch.float32, device=group.device)
     size = loaded.hf_config.get("vocab_size", tokenizer.size)
     if tokenizer.size > size:
@@ -51,6 +58,18 @@ def open_for_training(plan: Plan, tokenizer: Tokenizer, seed: int, group: Group)
             f"{size} rows in its table: name the tokenizer that belongs to the model"
         )
     return loaded
+
+
+def _demand_its_ids(folder: Path, model: str, tokenizer: Tokenizer) -> None:
+    """PtwError if ptw trained the model with other ids; more tokens and another chat template may be."""
+    if fingerprint.read(folder) in (None, tokenizer.fingerprint):
+        return
+    difference = fingerprint.first_difference(load_tokenizer(folder), tokenizer)
+    if difference is not None:
+        raise PtwError(
+            f"tokenizer {tokenizer.name} gives other ids than model {model} was trained with ({difference}): "
+            f"name a tokenizer with hf = the model's folder, {folder}"
+        )
 
 
 def demand_window(loaded: Loaded, window: int) -> None:

@@ -24,8 +24,8 @@ from ptw.verify.reports.report import (
     Heat,
     Measured,
     Note,
-    PortReport,
     Report,
+    SubjectReport,
 )
 from ptw.verify.reports.text import show
 
@@ -44,7 +44,7 @@ PARTED = Divergence(
     layer="full_attention",
 )
 GIVEN = replace(PARTED, module="model.layers.0.self_attn.o_proj", event="given", layer="")
-BAD = PortReport(
+BAD = SubjectReport(
     "qwen3",
     measured=(
         Measured("logits", "relative", 4.8e-4, 1e-10, "03-numbers"),
@@ -69,7 +69,7 @@ BAD = PortReport(
     notes=(Note("error", "models/qwen3.py", 90, HOSTILE, "first divergence", ((90, HOSTILE), (91, ""))),),
     audit=Audit((("hidden_act", "18-act"),), (("pretraining_tp", "moves nothing"),), (f"hole {HOSTILE}",)),
 )
-GOOD = PortReport("llama", measured=(Measured("logits", "relative", 2e-15, 1e-10, "00-plain"),), cases=1)
+GOOD = SubjectReport("llama", measured=(Measured("logits", "relative", 2e-15, 1e-10, "00-plain"),), cases=1)
 LOOSER = Note("warning", "verifiers/mine.py", 3, "this change loosens the gate: verifiers/mine.py")
 REPORT = Report(
     "practice",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from ptw.verify.reports.report import Effect, Heat, Measured, PortReport, Report
+from ptw.verify.reports.report import Effect, Heat, Measured, Report, SubjectReport
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 LOWEST, HIGHEST = -17.0, 1.0  # powers of ten: the ends of the scale of errors
@@ -55,7 +55,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Port:
-    report: PortReport
+    report: SubjectReport
     worst: tuple[Bar, ...]
     errors: tuple[Bar, ...]
     ratios: tuple[Bar, ...]
@@ -73,7 +73,7 @@ def as_html(report: Report) -> str:
     total = sum(seconds for _, seconds in report.seconds)
     return template.render(
         report=report,
-        ports=[_port(port) for port in sorted(report.ports, key=lambda port: port.passed)],
+        ports=[_port(port) for port in sorted(report.subjects, key=lambda port: port.passed)],
         total=total,
         shares=[(name, seconds, 100 * seconds / max(total, 1e-9)) for name, seconds in report.seconds],
         scale=[(place(10.0**power), f"1e{power}" if power else "1") for power in (-16, -12, -8, -4, 0)],
@@ -104,7 +104,7 @@ def colour(value: float) -> int:
     return min(int(share * STEPS), STEPS - 1)
 
 
-def _port(port: PortReport) -> Port:
+def _port(port: SubjectReport) -> Port:
     ratios = [entry for entry in port.measured if entry.limit >= RATIO]
     return Port(
         report=port,
