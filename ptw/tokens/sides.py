@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -190,6 +191,8 @@ def vllm_is_there() -> bool:
 
 def vllm(name: str, folder: Path) -> Side:
     """The tokenizer that vLLM serves the folder with; PtwError if vLLM can't open it."""
+    # a tokenizer that is saved alone has no config.json, which is no error here
+    logging.getLogger("vllm.transformers_utils.repo_utils").setLevel(logging.CRITICAL)
     for module, function in VLLM_PLACES:
         try:
             get = getattr(importlib.import_module(module), function)

@@ -100,11 +100,13 @@ def _gate_changed(root: Path, changed: set[Path]) -> bool:
 
 
 def _tokenizers(tokenizers: Mapping[str, Sequence[Path]], root: Path, changed: set[Path]) -> tuple[str, ...]:
+    """All of them where the gate changed."""
     if tokenizers and _gate_changed(root, changed):
         return tuple(tokenizers)
-    places = {path.resolve() for path in changed}
+    resolved = [path.resolve() for path in changed]
+    touched = {place for path in resolved for place in (path, *path.parents)}
     return tuple(
-        name for name, files in tokenizers.items() if any(file.resolve() in places for file in files)
+        name for name, places in tokenizers.items() if any(place.resolve() in touched for place in places)
     )
 
 

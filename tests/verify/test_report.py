@@ -55,6 +55,7 @@ BAD = SubjectReport(
     failures=(f"00-plain: the port failed:\n{HOSTILE}",),
     refused=(f"02-switches: {HOSTILE}",),
     not_run=("checkpoint was not run: there are no real weights",),
+    remarks=(f"AutoTokenizer on the source {HOSTILE}",),
     cases=3,
     by_case=(("logits", "relative", "03-numbers", 4.8e-4),),
     explained=(f"logits, case 03-numbers: {HOSTILE}", "logits, case 04: the same"),
@@ -154,7 +155,7 @@ def test_what_a_port_says_is_text_on_the_page() -> None:
     assert "alert(1)" in page.text
     assert "49" not in page.text.replace("2026", "")  # no template of the port's is run
     assert "{{ 7 * 7 }}" in page.text
-    hostile = replace(BAD, port="<b>", file='" onload="x', measured=())
+    hostile = replace(BAD, name="<b>", file='" onload="x', measured=())
     assert not [tag for tag, _ in read(replace(REPORT, ports=(hostile,))).tags if tag == "script"]
 
 

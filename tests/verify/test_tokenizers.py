@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tokenizers
+from git import Actor, Repo
 from rich.console import Console
 from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
@@ -356,3 +357,27 @@ def test_what_is_saved_says_its_fingerprint(root: Path) -> None:
     (kept,) = {path.parent for path in (root / ".ptw" / "tokenizers").glob(f"*/{fingerprint.FILE}")}
     words = open_tokenizer(read(root), "words")
     assert fingerprint.read(kept) == fingerprint.read(exported(root)) == words.fingerprint
+
+
+def test_a_change_names_the_tokenizers_that_it_touches(root: Path) -> None:
+    repository = Repo.init(root)
+    (root / ".gitignore").write_text(".ptw/\nruns/\n")
+    me = Actor("me", "me@example.org")
+    repository.git.add("--all")
+    repository.index.commit("Begin", author=me, committer=me)
+    repository.close()
+
+    def touched() -> tuple[str, ...]:
+        report = verify(root, Request(changed_since="HEAD", tokenizers=True))
+        assert report.passed
+        assert report.change is not None
+        assert report.change.tokenizers == tuple(subject.name for subject in report.tokenizers)
+        return report.change.tokenizers
+
+    assert touched() == ()
+    (root / "README.md").write_text("words\n")
+    assert touched() == ()
+    (root / "data" / "items.jsonl").write_text('{"id": "other"}\n')
+    (root / "data" / "views.jsonl").unlink()
+    (root / "data" / "views.jsonl").write_text('{"items": ["other"]}\n')
+    assert set(touched()) == {"words", "titles"}  # all datasets give texts

@@ -136,7 +136,7 @@ def test_only_what_is_not_kept_is_run(workspace: Path, monkeypatch: pytest.Monke
 
     def run(root: Path, names: list[str], request: Request, progress: object) -> Report:
         ran.append(list(names))
-        return Report("practice", 0, tuple(replace(PASS, port=name) for name in names))
+        return Report("practice", 0, tuple(replace(PASS, name=name) for name in names))
 
     monkeypatch.setattr(verifying, "_run", run)
     assert verify(workspace, Request(("llama", "qwen3"))).passed
@@ -182,11 +182,11 @@ def test_what_is_written_while_the_gate_runs_is_not_kept(
 
     def run(root: Path, names: list[str], *_: object) -> Report:
         file.write_text(file.read_text() + "# written meanwhile\n")
-        return Report("practice", 0, tuple(replace(PASS, port=name) for name in names))
+        return Report("practice", 0, tuple(replace(PASS, name=name) for name in names))
 
     monkeypatch.setattr(verifying, "_run", run)
     assert verify(workspace, Request(["llama"])).passed
     assert kept(workspace).find("llama", file) is None
-    monkeypatch.setattr(verifying, "_run", lambda *_: Report("practice", 0, (replace(PASS, port="llama"),)))
+    monkeypatch.setattr(verifying, "_run", lambda *_: Report("practice", 0, (replace(PASS, name="llama"),)))
     assert verify(workspace, Request(["llama"])).passed
     assert kept(workspace).find("llama", file) is not None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from ptw.runs.record import RunRecord
@@ -48,28 +49,34 @@ def compare(
 
 
 def tokenizer_places(root: Path, name: str) -> tuple[Path, ...]:
-    """The files that it is made of and compared on, as far as they lie here: all datasets give texts."""
+    """The files and folders here that it is made of and compared on: all datasets give texts."""
     workspace = manifest.read(root)
     entry = workspace.tokenizers[name]
     named = [entry.hf, entry.items, entry.chat_template]
     named += [source for dataset in workspace.datasets.values() for source in dataset.source]
-    files = [root / FILE]
-    for pattern in filter(None, named):
-        files += _files(root, pattern)
-    return tuple(dict.fromkeys(files))
+    places = [
+        root / FILE,
+        *(_place_of(root, pattern) for pattern in named if pattern and "://" not in pattern),
+    ]
+    return tuple(dict.fromkeys(places))
 
 
-def _files(root: Path, pattern: str) -> Iterator[Path]:
-    """Of a folder, a file or a glob; none of what lies elsewhere."""
-    if (root / pattern).is_dir():
-        yield from (path for path in sorted((root / pattern).iterdir()) if path.is_file())
-    elif "://" not in pattern and not Path(pattern).is_absolute():
-        yield from sorted(root.glob(pattern))
-    elif (root / pattern).is_file():
-        yield root / pattern
+def _place_of(root: Path, pattern: str) -> Path:
+    """Of a glob the folder that it begins in."""
+    parts = Path(pattern).parts
+    plain = tuple(takewhile(lambda part: not set(part) & set("*?["), parts))
+    return root.joinpath(*plain)
+
+
+def _files(place: Path) -> list[Path]:
+    found = sorted(place.rglob("*")) if place.is_dir() else [place]
+    return [file for file in found if file.is_file()]
 
 
 def _place(root: Path, verdicts: Verdicts, name: str) -> Path:
-    stats = [(str(file), file.stat()) for file in tokenizer_places(root, name) if file.is_file()]
-    stamps: list[object] = [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+    """Of the verdict on it as it stands."""
+    stamps: list[object] = []
+    for file in (file for place in tokenizer_places(root, name) for file in _files(place)):
+        stat = file.stat()
+        stamps.append([str(file), stat.st_size, stat.st_mtime_ns])
     return verdicts.named(f"tokenizer-{name}", stamps)

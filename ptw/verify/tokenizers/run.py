@@ -19,6 +19,7 @@ from ptw.verify.phases import Phases
 from ptw.verify.reports.report import Measured, SubjectReport
 from ptw.verify.tokenizers.explain import explained
 from ptw.verify.tokenizers.subjects import Held, Subject, declared, trained
+from ptw.workspace.document import FILE
 from ptw.workspace.manifest import Workspace
 
 Answers = dict[str, Any]
@@ -47,7 +48,7 @@ def verify_tokenizers(
                     subject = trained(workspace, one, level, seed)
                 report = judged(subject, verifiers)
             except PtwError as error:
-                report = SubjectReport(name, failures=(str(error),))
+                report = SubjectReport(name, failures=(str(error),), file=FILE)
         yield report
 
 
@@ -83,6 +84,7 @@ def judged(subject: Subject, verifiers: Sequence[Verifier]) -> SubjectReport:
         subject.name,
         tuple(said.measured),
         failures=(*subject.failures, *said.failures),
+        file=FILE,
         cases=len(subject.inputs["texts"]) + len(subject.inputs["chats"]),
         by_case=tuple(said.by_case),
         explained=tuple(said.explained),
