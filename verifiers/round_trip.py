@@ -11,22 +11,23 @@ LIMITS = {
 
 def applies(metric: str, ours: dict[str, Any]) -> bool:
     """Whether the tokenizer promises it."""
-    return any(key.startswith(f"{metric}/") for key in ours)
+    return metric != "lost" or bool(ours["promised/all"])
 
 
 def probe(side: Any, inputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """text/TEXT -> what comes back of the trainer's ids; lost/TEXT -> whether that is another text."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"promised/all": side.lossless}
     for name, ids in inputs["ids"].items():
         found[f"text/{name}"] = None if ids is None else side.decode(ids)
-        if side.lossless and ids is not None:
-            found[f"lost/{name}"] = found[f"text/{name}"] != inputs["texts"][name]
+        found[f"lost/{name}"] = ids is not None and found[f"text/{name}"] != inputs["texts"][name]
     return found
 
 
 def measure(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
-    texts = [key for key in ours if key.startswith("text/")]
-    found = {"text": float(sum(theirs[key] != ours[key] for key in texts))}
-    if applies("lost", theirs):
-        found["lost"] = float(sum(theirs[key] for key in theirs if key.startswith("lost/")))
-    return found
+    metrics = [metric for metric in LIMITS if applies(metric, ours)]
+    return {metric: float(_counted(metric, ours, theirs)) for metric in metrics}
+
+
+def _counted(metric: str, ours: dict[str, Any], theirs: dict[str, Any]) -> int:
+    keys = [key for key in ours if key.startswith(f"{metric}/")]
+    return sum(theirs[key] if metric == "lost" else theirs[key] != ours[key] for key in keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -54,11 +55,8 @@ def tokenizer_places(root: Path, name: str) -> tuple[Path, ...]:
     entry = workspace.tokenizers[name]
     named = [entry.hf, entry.items, entry.chat_template]
     named += [source for dataset in workspace.datasets.values() for source in dataset.source]
-    places = [
-        root / FILE,
-        *(_place_of(root, pattern) for pattern in named if pattern and "://" not in pattern),
-    ]
-    return tuple(dict.fromkeys(places))
+    here = [pattern for pattern in named if pattern and "://" not in pattern]
+    return tuple(dict.fromkeys([root / FILE, *(_place_of(root, pattern) for pattern in here)]))
 
 
 def _place_of(root: Path, pattern: str) -> Path:
@@ -75,7 +73,7 @@ def _files(place: Path) -> list[Path]:
 
 def _place(root: Path, verdicts: Verdicts, name: str) -> Path:
     """Of the verdict on it as it stands."""
-    stamps: list[object] = []
+    stamps: list[object] = [importlib.util.find_spec("vllm") is not None]
     for file in (file for place in tokenizer_places(root, name) for file in _files(place)):
         stat = file.stat()
         stamps.append([str(file), stat.st_size, stat.st_mtime_ns])

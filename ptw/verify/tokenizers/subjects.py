@@ -200,7 +200,7 @@ def _of_vocabulary(trainer: Side) -> dict[str, str]:
         for count in (1, 2):
             text = trainer.decode(ids[at : at + count])
             if text:
-                found[f"tokens {ids[at]} and {count - 1} more"] = text
+                found[f"token {ids[at]}{' and the next' if count > 1 else ''}"] = text
     return found
 
 
