@@ -15,7 +15,7 @@ import git
 from benchmarks.report import RESULTS, Figure, publish, version
 from ptw.verify.choose import choose
 from ptw.verify.gate import run_gates
-from ptw.verify.reports.report import PortReport
+from ptw.verify.reports.report import SubjectReport
 
 ROOT = Path(__file__).parents[1]
 KEPT = RESULTS / "refusals.jsonl"
@@ -44,13 +44,13 @@ def known_families() -> set[str]:
     return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def row(port: PortReport, seed: int) -> Row:
+def row(port: SubjectReport, seed: int) -> Row:
     failed = [entry for entry in port.measured if not entry.passed]
     said = [f"{entry.verifier} {entry.metric} {entry.value:.3g} {entry.case}" for entry in failed]
     return {
         **{name: version(name) for name in ("transformers", "torch")},
         "commit": git.Repo(ROOT).head.commit.hexsha[:12],
-        "port": port.port,
+        "port": port.name,
         "seed": seed,
         "passed": port.passed,
         "cases": port.cases,

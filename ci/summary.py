@@ -31,10 +31,10 @@ def main() -> int:
 def notes(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """What is to be said at a line. A failing port has one at least."""
     yield from report["notes"]
-    for port in report["ports"]:
+    for port in [*report["ports"], *report["tokenizers"]]:
         if not port["passed"] and not port["notes"]:
-            words = "\n".join(port["words"]) or f"{port['port']} failed"
-            yield {"severity": "error", "file": port["file"], "line": 1, "text": words, "title": port["port"]}
+            words = "\n".join(port["words"]) or f"{port['name']} failed"
+            yield {"severity": "error", "file": port["file"], "line": 1, "text": words, "title": port["name"]}
     for failure in report["failures"]:
         yield {"severity": "error", "file": "", "line": 1, "text": failure, "title": "ptw verify"}
 
@@ -76,11 +76,11 @@ def inside(file: str) -> bool:
 
 def text(report: dict[str, Any]) -> str:
     lines = ["passed" if report["passed"] else "FAILED"]
-    for port in report["ports"]:
+    for port in [*report["ports"], *report["tokenizers"]]:
         verdict = "passed" if port["passed"] else "FAILED"
-        lines.append(f"{port['port']}: {verdict}, {port['cases']} cases, {len(port['refused'])} refused")
+        lines.append(f"{port['name']}: {verdict}, {port['cases']} cases, {len(port['refused'])} refused")
         lines += [f"  {words}" for words in port["words"]]
-        lines += [f"  {words}" for words in port["not_run"]]
+        lines += [f"  {words}" for words in [*port["not_run"], *port["remarks"]]]
         lines += [f"  refused, so not verified: {words}" for words in port["refused"]]
     lines += report["failures"]
     lines += [f"not enforced on this machine: {entry}" for entry in report["not_enforced"]]

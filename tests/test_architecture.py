@@ -25,7 +25,7 @@ ARROWS = {
     "ptw/nn": {"errors"},
     "ptw/tokens": {"errors", "workspace", "files"},
     "ptw/ports": {"errors", "workspace", "nn"},
-    "ptw/verify": {"errors", "pages", "workspace", "nn", "ports"},
+    "ptw/verify": {"errors", "pages", "workspace", "nn", "ports", "files", "tokens", "runs"},
     "ptw/data": {"errors", "workspace", "files", "tokens"},
     "ptw/runs": {"errors", "pages", "workspace", "tokens", "nn", "ports"},
     "ptw/evals": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs"},

@@ -164,15 +164,23 @@ def test_a_ports_words_are_no_commands_to_the_ci(tmp_path: Path) -> None:
     words = "x\n::add-mask::y\r##[error]z %0A, a:b"
     note = {"severity": "error", "file": "models/a,b.py", "line": 1, "text": words, "title": words}
     port = {
-        "port": "a",
+        "name": "a",
         "passed": False,
         "cases": 1,
         "refused": [words],
         "not_run": [],
+        "remarks": [],
         "notes": [note],
         "words": [words],
     }
-    report = {"passed": False, "ports": [port], "failures": [], "not_enforced": [], "notes": [note]}
+    report = {
+        "passed": False,
+        "ports": [port],
+        "tokenizers": [],
+        "failures": [],
+        "not_enforced": [],
+        "notes": [note],
+    }
     (tmp_path / "gate.json").write_text(json.dumps(report))
     environment = os.environ | {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}
     command = [sys.executable, str(ROOT / "ci" / "summary.py"), str(tmp_path)]

@@ -17,7 +17,8 @@ STDOUT = Path("-")
 
 
 @click.command()
-@click.argument("names", metavar="[MODEL]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--tokenizers", is_flag=True, help="Only tokenizers, not ports.")
 @click.option(
     "--level",
     type=click.Choice(["practice", "acceptance"]),
@@ -26,7 +27,7 @@ STDOUT = Path("-")
     help="Practice has fixed cases, acceptance draws its own.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Draw an earlier acceptance again.")
-@click.option("--changed-since", metavar="REF", help="Only ports that changed since a branch or commit.")
+@click.option("--changed-since", metavar="REF", help="Only what changed since a branch or commit.")
 @click.option("--only", metavar="VERIFIER", multiple=True, help="While working: ask these alone. No verdict.")
 @click.option("--fresh", is_flag=True, help="Verify also what has not changed since it passed.")
 @click.option("--json", "json_file", metavar="FILE", type=click.Path(path_type=Path), help="'-': stdout.")
@@ -40,6 +41,7 @@ STDOUT = Path("-")
 def verify(
     ctx: click.Context,
     names: tuple[str, ...],
+    tokenizers: bool,
     level: Literal["practice", "acceptance"],
     seed: int | None,
     changed_since: str | None,
@@ -51,17 +53,22 @@ def verify(
     mutants: bool,
     full_table: bool,
 ) -> None:
-    """Check ports against Hugging Face (all, if none is named)."""
+    """Check ports and tokenizers against Hugging Face (all, if none is named).
+
+    NAME is a port, a model, a tokenizer, or a run, whose exported tokenizer is checked.
+    """
     root = workspace_root()
     if mutants or full_table:
         asked = level != "practice" or seed is not None or changed_since or only or junit_file or html_file
-        if not mutants or asked:
+        if not mutants or asked or tokenizers:
             raise click.UsageError("--mutants takes ports, --full-table and --json; --full-table needs it")
         ctx.exit(score(root, names, full_table, json_file))
     from ptw.verify.verify import Request
     from ptw.verify.verify import verify as verified
 
-    request = Request(names, level, seed, changed_since, fresh, only, traced=html_file is not None)
+    request = Request(
+        names, level, seed, changed_since, fresh, only, traced=html_file is not None, tokenizers=tokenizers
+    )
     with progress() as tell:
         report = verified(root, request, tell)
     write(report, json_file, junit_file, html_file)

@@ -5,20 +5,22 @@ import tempfile
 from pathlib import Path
 
 from ptw.errors import PtwError
-from ptw.runs.open import model_folder
-from ptw.runs.record import ADAPTER, RunRecord, open_run
+from ptw.runs.open import run_tokenizer
+from ptw.runs.record import ADAPTER, RunRecord, model_folder, open_run
 from ptw.workspace.manifest import Workspace
 
 
 def export_run(workspace: Workspace, name: str, folder: Path, adapter: bool = False) -> Path:
     """A copy of the run's model and tokenizer in a new folder, which appears whole or not at all.
 
-    adapter: only what the run taught a frozen base, for PEFT and vLLM to load onto that.
+    adapter: only what the run taught a frozen base, for PEFT and vLLM to load onto that. PtwError if the
+    tokenizer is not the run's any more.
     """
-    found = open_run(workspace.root, name)
-    source = adapter_folder(found) if adapter else model_folder(found)
+    record = open_run(workspace.root, name)
+    source = adapter_folder(record) if adapter else model_folder(record)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PtwError(f"{folder}: there is something already; name a new folder")
+    run_tokenizer(record)
     aside: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

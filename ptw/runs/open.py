@@ -9,7 +9,7 @@ import torch
 from ptw.errors import PtwError
 from ptw.ports.load import Loaded, load
 from ptw.ports.source import resolve
-from ptw.runs.record import MODEL, RunRecord, list_runs
+from ptw.runs.record import MODEL, RunRecord, list_runs, model_folder
 from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
 from ptw.workspace.manifest import ModelEntry, Workspace
 from ptw.workspace.problem import hint_of
@@ -50,22 +50,21 @@ def open_model(workspace: Workspace, name: str) -> tuple[Loaded, Tokenizer | Non
     return opened.loaded, opened.tokenizer
 
 
-def model_folder(record: RunRecord) -> Path:
-    """The run's trained model in HF's format; PtwError while it has none."""
-    folder = record.folder / MODEL
-    if not folder.is_dir():
-        hint = f"`ptw train {record.recipe} --resume` goes on with it"
-        raise PtwError(f"run {record.name} is {record.state} and has no model yet; {hint}")
-    return folder
-
-
-def _open_run(workspace: Workspace, record: RunRecord) -> Opened:
+def run_tokenizer(record: RunRecord) -> Tokenizer:
+    """The tokenizer in the run's model; PtwError if it is not the one that the run was trained with."""
     folder = model_folder(record)
     tokenizer = load_tokenizer(folder)
     if record.fingerprint not in (None, tokenizer.fingerprint):
         raise PtwError(
-            f"{folder}: its tokenizer is not the one of the run; restore the folder, or train again"
+            f"{folder}: its tokenizer is not the one of the run; restore the folder, or train again "
+            f"(`ptw verify {record.name}` shows where they differ)"
         )
+    return tokenizer
+
+
+def _open_run(workspace: Workspace, record: RunRecord) -> Opened:
+    folder = model_folder(record)
+    tokenizer = run_tokenizer(record)
     window = record.settings.get("window")
     return Opened(
         name=record.name,

@@ -162,6 +162,15 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def model_folder(record: RunRecord) -> Path:
+    """The run's trained model in HF's format; PtwError while it has none."""
+    folder = record.folder / MODEL
+    if not folder.is_dir():
+        hint = f"`ptw train {record.recipe} --resume` goes on with it"
+        raise PtwError(f"run {record.name} is {record.state} and has no model yet; {hint}")
+    return folder
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 

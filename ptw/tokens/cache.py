@@ -1,27 +1,34 @@
 """Where is a tokenizer kept that was built from a workspace's data?"""
 
+from __future__ import annotations
+
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ptw.errors import PtwError
+from ptw.tokens import fingerprint
+
+if TYPE_CHECKING:
+    from ptw.tokens.tokenizer import Tokenizer
 
 
-def cached(root: Path, digest: str, build: Callable[[], Any]) -> Path:
+def cached(root: Path, digest: str, build: Callable[[], Tokenizer]) -> Path:
     """The folder of the tokenizer with this digest; built and written aside first, if it isn't there yet."""
     kept = root / ".ptw" / "tokenizers"
     folder = kept / digest
     if folder.is_dir():
         return folder
-    hf = build()
+    built = build()
     try:
         kept.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{digest[:8]}-", dir=kept))
         try:
-            hf.save_pretrained(str(aside))
+            built.hf.save_pretrained(str(aside))
+            fingerprint.write(aside, built)
             # mkdtemp's folder is for its owner alone
             aside.chmod(0o755)
             os.rename(aside, folder)

@@ -12,6 +12,7 @@ import huggingface_hub
 from ptw.errors import PtwError
 from ptw.files.find import content_digest, find
 from ptw.files.read import Row, read
+from ptw.tokens import fingerprint
 from ptw.tokens.cache import cached
 from ptw.tokens.chat import Chat, Message
 from ptw.tokens.items import build_items
@@ -42,12 +43,18 @@ class Tokenizer:
     """HF's tokenizer, and what ptw must know of it. `notes` says what was put right or is off."""
 
     def __init__(
-        self, hf: Any, name: str, notes: tuple[str, ...] = (), stop_ids: frozenset[int] = frozenset()
+        self,
+        hf: Any,
+        name: str,
+        notes: tuple[str, ...] = (),
+        stop_ids: frozenset[int] = frozenset(),
+        is_automatic: bool = False,
     ) -> None:
         self.hf = hf
         self.name = name
         self.notes = notes
-        self._stop_ids = stop_ids
+        self.is_automatic = is_automatic  # `hf` is what AutoTokenizer gives, unchanged
+        self.own_stops = stop_ids  # of the checkpoint's generation_config.json
         self._vocabulary: dict[str, int] = hf.get_vocab()
         if not self._vocabulary:
             raise PtwError(f"tokenizer {name} has an empty vocabulary")
@@ -97,7 +104,7 @@ class Tokenizer:
     @property
     def stop_ids(self) -> set[int]:
         """The ids that end an answer: the end of text, and of an assistant's turn."""
-        stops = set(self._stop_ids) | ({self.eos_id} if self.eos_id is not None else set())
+        stops = set(self.own_stops) | ({self.eos_id} if self.eos_id is not None else set())
         return stops | self._turn_stop
 
     @cached_property
@@ -113,13 +120,17 @@ class Tokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the vocabulary and the ids of awkward texts and chats: equal means equal ids."""
-        ids = {
+        return fingerprint.of(self.probed)
+
+    @cached_property
+    def probed(self) -> dict[str, Any]:
+        """What the fingerprint is made of."""
+        return {
             "vocabulary": sorted((id_, token) for token, id_ in self._vocabulary.items()),
             "special": [self.bos_id, self.eos_id, sorted(self.special_ids)],
             "texts": [self._probed(probe) for probe in PROBES],
             "chats": [self._probed_chat(*probe) for probe in _CHAT_PROBES],
         }
-        return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
 
     def _probed(self, text: str) -> list[int] | None:
         try:
@@ -134,17 +145,20 @@ class Tokenizer:
             return None
 
     def save(self, folder: Path) -> None:
-        """Write it in HF's format: plain AutoTokenizer gives the same ids."""
+        """Write it in HF's format, with its fingerprint: plain AutoTokenizer gives the same ids."""
         try:
             self.hf.save_pretrained(str(folder))
+            fingerprint.write(folder, self)
         except OSError as error:
             raise PtwError(f"tokenizer {self.name} can't be written to {folder}: {error}") from error
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint's folder; its own tokenizer.json is the truth where it has one."""
-    hf, notes = build(folder, folder.name)
-    return Tokenizer(hf, folder.name, notes, _generation_stops(folder))
+    """The tokenizer of a checkpoint's folder; its own tokenizer.json is the truth where it has one.
+
+    PtwError if ptw has saved it and it gives other ids since.
+    """
+    return _opened(folder, folder.name)
 
 
 def open_tokenizer(workspace: Workspace, name: str) -> Tokenizer:
@@ -153,26 +167,41 @@ def open_tokenizer(workspace: Workspace, name: str) -> Tokenizer:
         known = ", ".join(workspace.tokenizers) or "none"
         raise PtwError(f"workspace.toml has no tokenizer {name!r}; it has: {known}")
     entry = workspace.tokenizers[name]
-    if entry.hf is not None:
-        folder = _checkpoint(workspace.root, entry.hf, entry.revision, name)
-    elif entry.items is not None:
+    folder = source_folder(workspace.root, entry)
+    if folder is None and entry.items is not None:
         folder = _items_folder(workspace, entry, (entry.items,))
-    else:
-        folder = _learnt_folder(workspace, entry)
+    found = _opened(folder or _learnt_folder(workspace, entry), name)
+    if entry.vocab_size is not None and len(found.hf) < entry.vocab_size:
+        taught = f"its data taught {len(found.hf)} tokens, fewer than vocab_size {entry.vocab_size}"
+        found.notes += (f"tokenizer {name}: {taught}",)
+    if entry.chat_template is None:
+        return found
+    found.hf.chat_template = _template(workspace.root / entry.chat_template, name)
+    return Tokenizer(found.hf, name, found.notes, found.own_stops)
+
+
+def source_folder(root: Path, entry: TokenizerEntry) -> Path | None:
+    """The folder of the checkpoint that the tokenizer is; None for one that is made from data."""
+    if entry.hf is None:
+        return None
+    return _checkpoint(root, entry.hf, entry.revision, entry.name)
+
+
+def _opened(folder: Path, name: str) -> Tokenizer:
     hf, notes = build(folder, name)
-    if entry.chat_template is not None:
-        hf.chat_template = _template(workspace.root / entry.chat_template, name)
-    if entry.vocab_size is not None and len(hf) < entry.vocab_size:
-        notes += (
-            f"tokenizer {name}: its data taught {len(hf)} tokens, fewer than vocab_size {entry.vocab_size}",
-        )
-    return Tokenizer(hf, name, notes, _generation_stops(folder))
+    found = Tokenizer(hf, name, notes, _generation_stops(folder), is_automatic=not notes)
+    fingerprint.demand(folder, found)
+    return found
 
 
 def _items_folder(workspace: Workspace, entry: TokenizerEntry, source: tuple[str, ...]) -> Path:
     files = find(workspace.root, source)
     digest = _digest("items", content_digest(files))
-    return cached(workspace.root, digest, lambda: build_items(_rows(workspace, source), entry.name))
+    return cached(
+        workspace.root,
+        digest,
+        lambda: Tokenizer(build_items(_rows(workspace, source), entry.name), entry.name),
+    )
 
 
 def _learnt_folder(workspace: Workspace, entry: TokenizerEntry) -> Path:
@@ -187,7 +216,7 @@ def _learnt_folder(workspace: Workspace, entry: TokenizerEntry) -> Path:
     texts = (
         text for part in parts for text in texts_of(_rows(workspace, part.source), part.format, entry.name)
     )
-    return cached(workspace.root, digest, lambda: learn(texts, size))
+    return cached(workspace.root, digest, lambda: Tokenizer(learn(texts, size), entry.name))
 
 
 def _rows(workspace: Workspace, source: tuple[str, ...]) -> Iterator[Row]:

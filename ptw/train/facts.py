@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ptw.data.sources import digest
+from ptw.errors import PtwError
 from ptw.ports.source import resolve as resolve_source
-from ptw.runs import origin
-from ptw.tokens.tokenizer import open_tokenizer
+from ptw.runs import origin, record
+from ptw.tokens.tokenizer import Tokenizer, open_tokenizer
 from ptw.train.plan import Plan
 from ptw.workspace.manifest import ModelEntry
 
@@ -24,6 +25,17 @@ def facts_of(plan: Plan) -> dict[str, Any]:
         "versions": origin.versions(),
         "fingerprint": open_tokenizer(plan.workspace(), plan.tokenizer.name).fingerprint,
     }
+
+
+def demand_tokenizer(plan: Plan, tokenizer: Tokenizer) -> None:
+    """PtwError if what the tokenizer is made from has changed since the run began."""
+    begun_with = record.read(plan.run_folder()).fingerprint
+    if begun_with not in (None, tokenizer.fingerprint):
+        raise PtwError(
+            f"tokenizer {tokenizer.name} gives other ids than when this run began (fingerprint "
+            f"{tokenizer.fingerprint[:12]}, then {str(begun_with)[:12]}): put back what it is made from, or "
+            "start a new run"
+        )
 
 
 def digests_of(plan: Plan) -> dict[str, str]:

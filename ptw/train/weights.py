@@ -18,9 +18,11 @@ from ptw.ports.export import export
 from ptw.ports.load import Loaded, create, load
 from ptw.ports.source import resolve
 from ptw.runs.record import ADAPTER, MODEL
-from ptw.tokens.tokenizer import Tokenizer
+from ptw.tokens import fingerprint
+from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
 from ptw.train import adapted, checkpoint
 from ptw.train.adapted import AdapterSettings
+from ptw.train.facts import demand_tokenizer
 from ptw.train.group import Group
 from ptw.train.parallel import full_state
 
@@ -42,9 +44,11 @@ class Best:
 def open_for_training(run: "Run", seed: int, settings: AdapterSettings) -> Loaded:
     """The plan's model on this worker's device, in fp32; beneath an adapter in the precision of the run.
 
-    PtwError if its table lacks ids of the tokenizer, or for an adapter that can't be.
+    PtwError if the tokenizer is not the run's, or not the model's: its table lacks ids, or it had others; and
+    for an adapter that can't be.
     """
     plan, tokenizer, device = run.plan, run.tokenizer, run.group.device
+    demand_tokenizer(plan, tokenizer)
     entry = plan.model
     adapted.demand_sense(settings, entry.hf is None, run.group.world)
     if entry.hf is None:
@@ -53,6 +57,7 @@ def open_for_training(run: "Run", seed: int, settings: AdapterSettings) -> Loade
         config = {**(entry.config or {}), "vocab_size": tokenizer.size, **special}
         return create(config, plan.root, seed=seed, device=device)
     folder = resolve(entry.hf, entry.revision, plan.root)
+    _demand_its_ids(folder, entry.name, tokenizer)
     frozen_in_bf16 = settings.adapter != "none" and run.precision == "bf16"
     dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
     # what is to be packed goes to the device one matrix at a time
@@ -65,6 +70,18 @@ def open_for_training(run: "Run", seed: int, settings: AdapterSettings) -> Loade
             f"{size} rows in its table: name the tokenizer that belongs to the model"
         )
     return adapted.adapt(loaded, settings, seed, device)
+
+
+def _demand_its_ids(folder: Path, model: str, tokenizer: Tokenizer) -> None:
+    """PtwError if ptw trained the model with other ids; more tokens and another chat template may be."""
+    if fingerprint.read(folder) in (None, tokenizer.fingerprint):
+        return
+    difference = fingerprint.first_difference(load_tokenizer(folder), tokenizer)
+    if difference is not None:
+        raise PtwError(
+            f"tokenizer {tokenizer.name} gives other ids than model {model} was trained with ({difference}): "
+            f"name a tokenizer with hf = the model's folder, {folder}"
+        )
 
 
 def demand_window(loaded: Loaded, window: int) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ptw.errors import PtwError
@@ -19,10 +20,16 @@ JUDGES = ("verifiers/", "ci/", ".ci/", ".github/", ".gitlab-ci.yml", ".ptw/", "p
 SAYS = "this change touches the gate itself"
 
 
-def since(root: Path, reference: str, ports: Mapping[str, Path]) -> Change:
+def since(
+    root: Path,
+    reference: str,
+    ports: Mapping[str, Path],
+    tokenizers: Mapping[str, Sequence[Path]] = MappingProxyType({}),
+) -> Change:
     """What the working tree changed since it left `reference`, committed or not; PtwError if git can't say.
 
-    Of `ports` those stand in the answer whose file, or anything that they or the gate depend on, changed.
+    Of `ports` those stand in the answer whose file, or anything that they or the gate depend on, changed; of
+    `tokenizers` those of whose files one did, or the gate.
     """
     import git  # slow to import
 
@@ -44,6 +51,7 @@ def since(root: Path, reference: str, ports: Mapping[str, Path]) -> Change:
         since=reference,
         commit=base.hexsha,
         ports=_ports(ports, root, set(paths)),
+        tokenizers=_tokenizers(tokenizers, root, set(paths)),
         recipes=tuple(_of_room("recipes", inside)),
         verifiers=tuple(_of_room("verifiers", inside)),
         gate=tuple(_judges(inside)),
@@ -80,15 +88,33 @@ def _text_at(commit: Any, name: str) -> str | None:
         return None
 
 
-def _ports(ports: Mapping[str, Path], root: Path, changed: set[Path]) -> tuple[str, ...]:
-    """All of them where the gate changed, or the versions that it runs with."""
+def _gate_changed(root: Path, changed: set[Path]) -> bool:
+    """Or the versions that it runs with."""
     resolved = {path.resolve() for path in changed}
     verifiers = rooms.files(root, "verifiers").values()
     gate = {*closure.closure([*GATE.rglob("*.py"), *verifiers])}
     if gate & resolved or any(path.parent in (root, *root.parents) and path.name in PINS for path in changed):
+        return True
+    # or one was removed
+    return any({"verifiers", "verify"} & set(path.parts[:-1]) and path.suffix == ".py" for path in changed)
+
+
+def _tokenizers(tokenizers: Mapping[str, Sequence[Path]], root: Path, changed: set[Path]) -> tuple[str, ...]:
+    """All of them where the gate changed."""
+    if tokenizers and _gate_changed(root, changed):
+        return tuple(tokenizers)
+    resolved = [path.resolve() for path in changed]
+    touched = {place for path in resolved for place in (path, *path.parents)}
+    return tuple(
+        name for name, places in tokenizers.items() if any(place.resolve() in touched for place in places)
+    )
+
+
+def _ports(ports: Mapping[str, Path], root: Path, changed: set[Path]) -> tuple[str, ...]:
+    """All of them where the gate changed."""
+    if _gate_changed(root, changed):
         return tuple(ports)
-    if any({"verifiers", "verify"} & set(path.parts[:-1]) and path.suffix == ".py" for path in changed):
-        return tuple(ports)  # one was removed
+    resolved = {path.resolve() for path in changed}
     return tuple(
         name
         for name, file in ports.items()

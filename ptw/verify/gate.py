@@ -23,7 +23,7 @@ from ptw.verify.judge import DRAWN, CaseFiles, Verifier, asked_for, judge, read_
 from ptw.verify.passes import Pass, failed, passes, why_unlinked
 from ptw.verify.phases import Phases, Progress
 from ptw.verify.port import trace
-from ptw.verify.reports.report import PortReport, Report
+from ptw.verify.reports.report import Report, SubjectReport
 from ptw.workspace import rooms
 
 Level = Literal["practice", "acceptance"]
@@ -146,13 +146,13 @@ class _Gate:
         return ", ".join(counts)
 
     def _locate(
-        self, families: Sequence[Family], found: Sequence[PortReport], reference: Reference, traced: bool
-    ) -> list[PortReport]:
+        self, families: Sequence[Family], found: Sequence[SubjectReport], reference: Reference, traced: bool
+    ) -> list[SubjectReport]:
         """Nothing that the reference said is left where the ports run once more."""
         for name in ("answers", "outputs"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
-        def one(family: Family, report: PortReport) -> PortReport:
+        def one(family: Family, report: SubjectReport) -> SubjectReport:
             if family.error or (report.passed and not traced):
                 return report
             file, folder = self._text(family.model_type), self.folder / "located" / family.model_type
@@ -160,8 +160,8 @@ class _Gate:
 
         return [one(family, report) for family, report in zip(families, found, strict=True)]
 
-    def _note(self, report: PortReport) -> PortReport:
-        return explain.with_notes(report, self.ports[report.port], self.root)
+    def _note(self, report: SubjectReport) -> SubjectReport:
+        return explain.with_notes(report, self.ports[report.name], self.root)
 
     def _text(self, port: str) -> Path:
         return self.folder / "workspaces" / port / "models" / f"{port}.py"
@@ -270,10 +270,10 @@ class _Gate:
                     keeps=self.keeps and kind == DRAWN and self.level == "practice",
                 )
 
-    def _judge(self, family: Family) -> PortReport:
+    def _judge(self, family: Family) -> SubjectReport:
         if family.error:
             failure = f"no cases could be drawn: {family.error}"
-            return PortReport(family.model_type, failures=(failure,))
+            return SubjectReport(family.model_type, failures=(failure,))
         files, verifiers, not_run = [], [], []
         for kind in dict.fromkeys(one.cases for one in self.passes):
             own = [one for one in self.passes if one.cases == kind]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ptw.errors import PtwError
 from ptw.verify import refusals
-from ptw.verify.reports.report import Measured, PortReport
+from ptw.verify.reports.report import Measured, SubjectReport
 from ptw.workspace import rooms
 
 Tensors = dict[str, Tensor]
@@ -24,23 +25,26 @@ EXPORTED = {"config.json", "model.safetensors.index.json"}
 WRITTEN = {"trace.safetensors", "export", "adapter", "error", "refused"}
 LEVELS = ("practice", "acceptance")
 DRAWN = "drawn"
+SUBJECTS = ("port", "tokenizer")  # what a verifier verifies
 KINDS = (DRAWN, "speed", "checkpoint")  # of cases; those that are not drawn are in `extra_cases`
 
 
 @dataclass(frozen=True)
 class Verifier:
-    """A file of the room. `probe` and `reopen` of the file run elsewhere (see `subject`)."""
+    """A file of the room. Of a port `probe` and `reopen` of the file run elsewhere (see `subject`)."""
 
     name: str
     file: Path
     limits: Mapping[str, float]
-    measure: Callable[[Tensors, Tensors], dict[str, float]]
+    measure: Callable[[Any, Any], dict[str, float]]  # of tensors, or of a tokenizer's sides' answers
     explain: Callable[[Tensors, Tensors], list[str]] | None = None
     workers: int = 1  # processes that its probe runs in at once, the model sharded over them
     alone: bool = False  # nothing else runs meanwhile: it takes times
     levels: tuple[str, ...] = LEVELS
     cases: str = DRAWN  # the kind of cases that it is asked about
-    applies: Callable[[str, Tensors], bool] = lambda metric, theirs: True  # is a metric to be had of a case?
+    applies: Callable[[str, Any], bool] = lambda metric, theirs: True  # is a metric to be had of a case?
+    subject: str = SUBJECTS[0]
+    probe: Callable[[Any, Any], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,13 @@ class CaseFiles:
     kind: str = DRAWN
 
 
-def read_verifiers(files: Mapping[str, Path]) -> list[Verifier]:
-    """PtwError names the file that has no LIMITS or no measure: a gate that measures nothing is no pass."""
-    found = [_read_verifier(name, path) for name, path in files.items()]
+def read_verifiers(files: Mapping[str, Path], subject: str = SUBJECTS[0]) -> list[Verifier]:
+    """Those that verify ports, or tokenizers.
+
+    PtwError names the file that has no LIMITS or no measure: a gate that measures nothing is no pass.
+    """
+    read = [_read_verifier(name, path) for name, path in files.items()]
+    found = [verifier for verifier in read if verifier.subject == subject]
     if not found:
         raise PtwError("no verifiers: a gate without them would pass anything; reinstall ptw")
     return found
@@ -93,6 +101,12 @@ def _read_verifier(name: str, path: Path) -> Verifier:
         raise PtwError(
             f"{path}: CASES = {cases!r}: it takes {', '.join(KINDS)}; ALONE is for those not drawn"
         )
+    subject = getattr(module, "SUBJECT", SUBJECTS[0])
+    if subject not in SUBJECTS:
+        raise PtwError(f"{path}: SUBJECT = {subject!r}: it takes {' or '.join(SUBJECTS)}")
+    probe = getattr(module, "probe", None)
+    if subject == "tokenizer" and not callable(probe):
+        raise PtwError(f"{path}: it has no probe(side, inputs), which says what a side is asked")
     return Verifier(
         name,
         path,
@@ -104,10 +118,12 @@ def _read_verifier(name: str, path: Path) -> Verifier:
         levels,
         cases,
         getattr(module, "applies", Verifier.applies),
+        subject,
+        probe,
     )
 
 
-def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) -> PortReport:
+def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) -> SubjectReport:
     """Every case by every verifier; the worst value of each metric stands in the report."""
     cases, verifiers = list(cases), list(verifiers)
     failures = [] if cases else ["no cases were drawn for it"]
@@ -148,7 +164,7 @@ def judge(port: str, cases: Iterable[CaseFiles], verifiers: Iterable[Verifier]) 
                 by_case += [(verifier.name, metric, name, value) for value, name in worst]
             elif not failures and metric in wanted.get(verifier.name, verifier.limits):
                 failures.append(f"{verifier.name}: a limit without a value: no case gave {metric!r}")
-    return PortReport(
+    return SubjectReport(
         port,
         tuple(measured),
         tuple(failures),
@@ -168,7 +184,8 @@ def _explained(verifier: Verifier, case: str, ours: Tensors, theirs: Tensors) ->
     return [f"{verifier.name}, case {case}: {text}" for text in said[:MOST_SAID] + more]
 
 
-def measure(verifier: Verifier, ours: Tensors, theirs: Tensors) -> dict[str, float]:
+def measure(verifier: Verifier, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, float]:
+    """Its values, each of which has a limit; PtwError for a fault of the verifier."""
     try:
         found = verifier.measure(dict(ours), dict(theirs))
         values = {metric: float(value) for metric, value in found.items()}

@@ -20,7 +20,7 @@ from typing import Any
 from ptw.errors import PtwError
 from ptw.verify import closure, sandbox
 from ptw.verify.reports.machine import processor, versions
-from ptw.verify.reports.report import Audit, Divergence, Effect, Heat, Measured, Note, PortReport
+from ptw.verify.reports.report import Audit, Divergence, Effect, Heat, Measured, Note, SubjectReport
 
 FOLDER = Path(".ptw") / "verify"
 GATE = Path(__file__).parent
@@ -36,7 +36,7 @@ PARTS: dict[str, type[Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    report: PortReport
+    report: SubjectReport
     not_enforced: tuple[str, ...]
 
 
@@ -58,12 +58,15 @@ class Verdicts:
 
     def find(self, port: str, file: Path) -> Verdict | None:
         """The pass that was reached for exactly this, if there is one."""
+        return self.find_at(self.place(port, file))
+
+    def find_at(self, place: Path) -> Verdict | None:
         try:
-            return _restored(json.loads(self.place(port, file).read_text()))
+            return _restored(json.loads(place.read_text()))
         except (OSError, ValueError, TypeError, KeyError):  # none, or one that something cut short
             return None
 
-    def keep(self, place: Path, report: PortReport, not_enforced: tuple[str, ...]) -> None:
+    def keep(self, place: Path, report: SubjectReport, not_enforced: tuple[str, ...]) -> None:
         """Under the `place` that was asked for before the port was read: it may have been changed since."""
         if not report.passed or sandbox.namespaces() is None:
             return
@@ -76,8 +79,12 @@ class Verdicts:
 
     def place(self, port: str, file: Path) -> Path:
         """Named by the contents of all that the verdict on this port depends on."""
-        said = json.dumps([*self.base, port, closure.digest([file]), list(_checkpoints(self.root))])
-        return self.folder / f"{port}-{hashlib.sha256(said.encode()).hexdigest()[:32]}.json"
+        return self.named(port, [closure.digest([file]), list(_checkpoints(self.root))])
+
+    def named(self, subject: str, depends: list[object]) -> Path:
+        """The place of a verdict that depends on this, besides the gate itself."""
+        said = json.dumps([*self.base, subject, *depends])
+        return self.folder / f"{subject}-{hashlib.sha256(said.encode()).hexdigest()[:32]}.json"
 
 
 def refuse_tracked(root: Path) -> None:
@@ -116,7 +123,7 @@ def _restored(values: dict[str, Any]) -> Verdict:
     report = values["report"]
     for name, kind in PARTS.items():
         report[name] = _part(kind, report[name])
-    found = PortReport(**_frozen(report))
+    found = SubjectReport(**_frozen(report))
     if not found.passed:
         raise ValueError("only passes are kept")
     return Verdict(found, tuple(values["not_enforced"]))

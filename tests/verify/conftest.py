@@ -19,7 +19,7 @@ from ptw.verify.judge import CaseFiles, Verifier
 from ptw.verify.passes import passes
 from ptw.verify.port import trace
 from ptw.verify.port.adapted import AdaptedPort
-from ptw.verify.reports.report import PortReport
+from ptw.verify.reports.report import SubjectReport
 from ptw.workspace import rooms
 
 PORTS = ("llama", "qwen3")
@@ -157,10 +157,10 @@ def judged_apart(
     stock_verifiers: dict[str, Verifier],
     write_port: Callable[[str, str], Path],
     tmp_path: Path,
-) -> Callable[..., tuple[sandbox.Outcome, PortReport]]:
+) -> Callable[..., tuple[sandbox.Outcome, SubjectReport]]:
     """Run a port's text in the sandbox on its plain case, and judge what it wrote."""
 
-    def run(port: str, text: str, seconds: int = 60) -> tuple[sandbox.Outcome, PortReport]:
+    def run(port: str, text: str, seconds: int = 60) -> tuple[sandbox.Outcome, SubjectReport]:
         root = write_port(port, text)
         one = answered[port]
         name = one.case("plain")

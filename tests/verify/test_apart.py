@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from ptw.verify import sandbox
-from ptw.verify.reports.report import PortReport
+from ptw.verify.reports.report import SubjectReport
 
-Judged = Callable[..., tuple[sandbox.Outcome, PortReport]]
+Judged = Callable[..., tuple[sandbox.Outcome, SubjectReport]]
 
 # every attempt runs in the port's process; what came of it returns as the text of a refusal
 HOSTILE = '''"""Tries what a port may not."""

@@ -12,7 +12,7 @@ from ptw.ports.port import load_port
 from ptw.verify import judge, subject
 from ptw.verify.judge import Verifier, read_verifiers
 from ptw.verify.port import trace
-from ptw.verify.reports.report import Measured, PortReport, Report
+from ptw.verify.reports.report import Measured, Report, SubjectReport
 from ptw.workspace import rooms
 from tests.verify.conftest import VERIFIERS, Answered
 
@@ -31,7 +31,7 @@ def test_nan_and_infinity_fail() -> None:
 
 def test_nothing_to_check_is_not_a_pass() -> None:
     assert not Report("practice", 0, ()).passed
-    assert not PortReport("llama").passed
+    assert not SubjectReport("llama").passed
     assert not judge.judge("llama", [], read_verifiers(rooms.files(None, "verifiers"))).passed
     with pytest.raises(PtwError, match="no verifiers"):
         read_verifiers({})
@@ -55,7 +55,7 @@ def test_a_verifier_that_can_not_fail_is_refused(text: str, said: str, tmp_path:
 
 
 def test_a_report_is_json_also_with_nan() -> None:
-    report = Report("practice", 0, (PortReport("llama", (measured(math.nan),), cases=1),))
+    report = Report("practice", 0, (SubjectReport("llama", (measured(math.nan),), cases=1),))
     found = report.as_json()
     assert found["ports"][0]["measured"][0]["value"] == "nan"
     assert found["passed"] is False

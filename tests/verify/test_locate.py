@@ -9,7 +9,7 @@ import torch
 
 from ptw.verify.cases import Reference
 from ptw.verify.explaining import effects, lines, locate
-from ptw.verify.reports.report import Divergence, Measured, PortReport
+from ptw.verify.reports.report import Divergence, Measured, SubjectReport
 from ptw.workspace import rooms
 
 PORTS = rooms.files(None, "models")
@@ -155,13 +155,13 @@ def test_cases_that_change_least_are_traced_first() -> None:
     measured = (Measured("logits", "relative", 1.0, 1e-10, "03-numbers"),)
     values = {"00-plain": 1e-15, "03-numbers": 1.0, "17-eps": 1e-3, "18-theta": 1e-14, "19-act": float("nan")}
     by_case = tuple(("logits", "relative", name, value) for name, value in values.items())
-    report = PortReport("x", measured, by_case=by_case)
+    report = SubjectReport("x", measured, by_case=by_case)
     assert locate.to_trace(report, drawn) == ["17-eps", "19-act", "03-numbers"]
-    right = PortReport(
+    right = SubjectReport(
         "x", (Measured("logits", "relative", 1e-14, 1e-10, "18-theta"),), by_case=by_case[:1] + by_case[3:4]
     )
     assert locate.to_trace(right, drawn) == ["18-theta"]
-    assert locate.to_trace(PortReport("x"), drawn) == []
+    assert locate.to_trace(SubjectReport("x"), drawn) == []
 
 
 def said(ours: float, theirs: float) -> effects.Said:

@@ -24,8 +24,8 @@ from ptw.verify.reports.report import (
     Heat,
     Measured,
     Note,
-    PortReport,
     Report,
+    SubjectReport,
 )
 from ptw.verify.reports.text import show
 
@@ -44,7 +44,7 @@ PARTED = Divergence(
     layer="full_attention",
 )
 GIVEN = replace(PARTED, module="model.layers.0.self_attn.o_proj", event="given", layer="")
-BAD = PortReport(
+BAD = SubjectReport(
     "qwen3",
     measured=(
         Measured("logits", "relative", 4.8e-4, 1e-10, "03-numbers"),
@@ -55,6 +55,7 @@ BAD = PortReport(
     failures=(f"00-plain: the port failed:\n{HOSTILE}",),
     refused=(f"02-switches: {HOSTILE}",),
     not_run=("checkpoint was not run: there are no real weights",),
+    remarks=(f"AutoTokenizer on the source {HOSTILE}",),
     cases=3,
     by_case=(("logits", "relative", "03-numbers", 4.8e-4),),
     explained=(f"logits, case 03-numbers: {HOSTILE}", "logits, case 04: the same"),
@@ -69,7 +70,7 @@ BAD = PortReport(
     notes=(Note("error", "models/qwen3.py", 90, HOSTILE, "first divergence", ((90, HOSTILE), (91, ""))),),
     audit=Audit((("hidden_act", "18-act"),), (("pretraining_tp", "moves nothing"),), (f"hole {HOSTILE}",)),
 )
-GOOD = PortReport("llama", measured=(Measured("logits", "relative", 2e-15, 1e-10, "00-plain"),), cases=1)
+GOOD = SubjectReport("llama", measured=(Measured("logits", "relative", 2e-15, 1e-10, "00-plain"),), cases=1)
 LOOSER = Note("warning", "verifiers/mine.py", 3, "this change loosens the gate: verifiers/mine.py")
 REPORT = Report(
     "practice",
@@ -154,7 +155,7 @@ def test_what_a_port_says_is_text_on_the_page() -> None:
     assert "alert(1)" in page.text
     assert "49" not in page.text.replace("2026", "")  # no template of the port's is run
     assert "{{ 7 * 7 }}" in page.text
-    hostile = replace(BAD, port="<b>", file='" onload="x', measured=())
+    hostile = replace(BAD, name="<b>", file='" onload="x', measured=())
     assert not [tag for tag, _ in read(replace(REPORT, ports=(hostile,))).tags if tag == "script"]
 
 

@@ -12,13 +12,13 @@ from git import Actor, Repo
 from ptw.errors import PtwError
 from ptw.verify import sandbox, verdicts
 from ptw.verify import verify as verifying
-from ptw.verify.reports.report import Audit, Divergence, Effect, Heat, Measured, Note, PortReport, Report
+from ptw.verify.reports.report import Audit, Divergence, Effect, Heat, Measured, Note, Report, SubjectReport
 from ptw.verify.verdicts import Verdicts, refuse_tracked
 from ptw.verify.verify import Request, verify
 from ptw.workspace import rooms
 
 VERIFIERS = rooms.files(None, "verifiers")
-PASS = PortReport(
+PASS = SubjectReport(
     "llama",
     measured=(Measured("logits", "relative", 2e-15, 1e-10, "00-plain"),),
     cases=1,
@@ -46,7 +46,7 @@ def kept(root: Path, **changes: object) -> Verdicts:
     return Verdicts(root, **ways)  # type: ignore[arg-type]
 
 
-def keep(workspace: Path, file: Path, report: PortReport, not_enforced: tuple[str, ...]) -> None:
+def keep(workspace: Path, file: Path, report: SubjectReport, not_enforced: tuple[str, ...]) -> None:
     one = kept(workspace)
     one.keep(one.place("llama", file), report, not_enforced)
 
@@ -136,12 +136,12 @@ def test_only_what_is_not_kept_is_run(workspace: Path, monkeypatch: pytest.Monke
 
     def run(root: Path, names: list[str], request: Request, progress: object) -> Report:
         ran.append(list(names))
-        return Report("practice", 0, tuple(replace(PASS, port=name) for name in names))
+        return Report("practice", 0, tuple(replace(PASS, name=name) for name in names))
 
     monkeypatch.setattr(verifying, "_run", run)
     assert verify(workspace, Request(("llama", "qwen3"))).passed
     again = verify(workspace, Request(("qwen3", "llama")))
-    assert [port.port for port in again.ports] == ["qwen3", "llama"]
+    assert [port.name for port in again.ports] == ["qwen3", "llama"]
     assert all(port.kept for port in again.ports)
     (workspace / "models" / "llama.py").write_text(PORT + "# changed\n")
     verify(workspace, Request(("llama", "qwen3")))
@@ -182,11 +182,11 @@ def test_what_is_written_while_the_gate_runs_is_not_kept(
 
     def run(root: Path, names: list[str], *_: object) -> Report:
         file.write_text(file.read_text() + "# written meanwhile\n")
-        return Report("practice", 0, tuple(replace(PASS, port=name) for name in names))
+        return Report("practice", 0, tuple(replace(PASS, name=name) for name in names))
 
     monkeypatch.setattr(verifying, "_run", run)
     assert verify(workspace, Request(["llama"])).passed
     assert kept(workspace).find("llama", file) is None
-    monkeypatch.setattr(verifying, "_run", lambda *_: Report("practice", 0, (replace(PASS, port="llama"),)))
+    monkeypatch.setattr(verifying, "_run", lambda *_: Report("practice", 0, (replace(PASS, name="llama"),)))
     assert verify(workspace, Request(["llama"])).passed
     assert kept(workspace).find("llama", file) is not None

@@ -62,6 +62,8 @@ def _verifiers(files: Mapping[str, Path]) -> Iterator[str]:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         limits = next((node for node in tree.body if _is_limits(node)), None)
         module = rooms.load(file)
+        if getattr(module, "SUBJECT", "port") != "port":
+            continue
         levels = getattr(module, "LEVELS", ())
         when = "" if not levels or "practice" in levels else f" (at {', '.join(levels)} only)"
         yield f"\n## {name}{when}\n{ast.get_docstring(tree) or ''}"

@@ -15,12 +15,12 @@ from ptw.verify import sandbox
 from ptw.verify.cases import Family, Reference
 from ptw.verify.explaining import effects, lines, locate
 from ptw.verify.judge import CaseFiles
-from ptw.verify.reports.report import Audit, PortReport
+from ptw.verify.reports.report import Audit, SubjectReport
 
 UNAUDITED = "the cases came without an audit"
 
 
-def with_effects(report: PortReport, family: Family, files: Sequence[CaseFiles]) -> PortReport:
+def with_effects(report: SubjectReport, family: Family, files: Sequence[CaseFiles]) -> SubjectReport:
     """The fields that were tried alone, with what they do to both."""
     said, refused = {}, set()
     drawn = {case.name: family.drawn(case.name) for case in files}
@@ -37,7 +37,7 @@ def with_effects(report: PortReport, family: Family, files: Sequence[CaseFiles])
     return replace(report, effects=effects.effects(said, drawn, frozenset(refused)))
 
 
-def with_audit(report: PortReport, family: Family, level: str) -> PortReport:
+def with_audit(report: SubjectReport, family: Family, level: str) -> SubjectReport:
     """What no case reaches fails an acceptance: nobody knows whether the port follows it."""
     file = family.folder / "audit.json"
     audit = read_audit(file) if file.exists() or family.error else Audit(holes=(UNAUDITED,))
@@ -60,8 +60,13 @@ def read_audit(file: Path) -> Audit:
 
 
 def with_trace(
-    report: PortReport, family: Family, file: Path, folder: Path, reference: Reference, limits: sandbox.Limits
-) -> PortReport:
+    report: SubjectReport,
+    family: Family,
+    file: Path,
+    folder: Path,
+    reference: Reference,
+    limits: sandbox.Limits,
+) -> SubjectReport:
     """Where the two part: traced once more on the cases that say most, the port apart and first."""
     drawn: dict[str, Mapping[str, Any]] = {name: family.drawn(name) for name in family.names}
     cases = locate.to_trace(report, drawn)
@@ -85,7 +90,7 @@ def with_trace(
     return replace(report, divergence=shown.divergence, heat=shown.heat, explained=words)
 
 
-def with_notes(report: PortReport, file: Path, root: Path | None) -> PortReport:
+def with_notes(report: SubjectReport, file: Path, root: Path | None) -> SubjectReport:
     """Errors at the lines of a failing port."""
     text = file.read_text(errors="replace")
     inside = root is not None and file.is_relative_to(root)
@@ -98,7 +103,7 @@ def with_notes(report: PortReport, file: Path, root: Path | None) -> PortReport:
     return replace(report, file=name, notes=found)
 
 
-def _bare(report: PortReport) -> list[str]:
+def _bare(report: SubjectReport) -> list[str]:
     return [
         f"{entry.verifier} {entry.metric} is {entry.value:.3g}, the limit {entry.limit:g} (case {entry.case})"
         for entry in report.measured

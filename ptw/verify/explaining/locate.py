@@ -21,7 +21,7 @@ from ptw.verify import sandbox
 from ptw.verify.cases import Reference
 from ptw.verify.explaining import modules
 from ptw.verify.port import trace
-from ptw.verify.reports.report import Divergence, Heat, PortReport
+from ptw.verify.reports.report import Divergence, Heat, SubjectReport
 
 AGREE = 1e-11  # relative, at a position: honest ones measure 1e-14
 FLOOR = 1e-6  # of the largest position's norm: below it a difference is noise
@@ -84,7 +84,7 @@ def locate(
     return found
 
 
-def to_trace(report: PortReport, drawn: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def to_trace(report: SubjectReport, drawn: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The failing cases that say most: those that change least; of a port that passes, its worst case."""
     limits = {(entry.verifier, entry.metric): entry.limit for entry in report.measured}
     exact = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ptw.pages.page import rendered
-from ptw.verify.reports.report import Effect, Heat, Measured, PortReport, Report
+from ptw.verify.reports.report import Effect, Heat, Measured, Report, SubjectReport
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 LOWEST, HIGHEST = -17.0, 1.0  # powers of ten: the ends of the scale of errors
@@ -54,7 +54,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Port:
-    report: PortReport
+    report: SubjectReport
     worst: tuple[Bar, ...]
     errors: tuple[Bar, ...]
     ratios: tuple[Bar, ...]
@@ -69,7 +69,7 @@ def as_html(report: Report) -> str:
         TEMPLATE,
         {"number": number, "seconds": lambda value: f"{value:.1f} s"},
         report=report,
-        ports=[_port(port) for port in sorted(report.ports, key=lambda port: port.passed)],
+        ports=[_port(port) for port in sorted(report.subjects, key=lambda port: port.passed)],
         total=total,
         shares=[(name, seconds, 100 * seconds / max(total, 1e-9)) for name, seconds in report.seconds],
         scale=[(place(10.0**power), f"1e{power}" if power else "1") for power in (-16, -12, -8, -4, 0)],
@@ -100,7 +100,7 @@ def colour(value: float) -> int:
     return min(int(share * STEPS), STEPS - 1)
 
 
-def _port(port: PortReport) -> Port:
+def _port(port: SubjectReport) -> Port:
     ratios = [entry for entry in port.measured if entry.limit >= RATIO]
     return Port(
         report=port,

@@ -1,11 +1,11 @@
-"""How does a CI's test view read a report? JUnit XML: a suite a port, a test a verifier."""
+"""How does a CI's test view read a report? JUnit XML: a suite a port or tokenizer, a test a verifier."""
 
 from __future__ import annotations
 
 import re
 from xml.etree import ElementTree as Tree
 
-from ptw.verify.reports.report import Measured, Note, PortReport, Report
+from ptw.verify.reports.report import Measured, Note, Report, SubjectReport
 
 # XML 1.0 has no way to say these, escaped or not, and a port's words may hold them
 UNSAYABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -13,8 +13,8 @@ UNSAYABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def as_junit(report: Report) -> str:
     root = Tree.Element("testsuites", name="ptw verify")
-    for port in report.ports:
-        _suite(root, port.port, _tests(port))
+    for subject in report.subjects:
+        _suite(root, subject.name, _tests(subject))
     rest = [("report", text, "") for text in report.failures]
     rest += [(note.file, "", f"{note.file}:{note.line}: {note.text}") for note in _of_change(report)]
     if rest:
@@ -27,7 +27,7 @@ def as_junit(report: Report) -> str:
     return Tree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _tests(port: PortReport) -> list[tuple[str, str, str]]:
+def _tests(port: SubjectReport) -> list[tuple[str, str, str]]:
     """Name, why it failed (nothing if it passed), and what else is to be said."""
     found = []
     for name in dict.fromkeys(entry.verifier for entry in port.measured):
@@ -42,6 +42,7 @@ def _tests(port: PortReport) -> list[tuple[str, str, str]]:
         words = "\n".join(dict.fromkeys([*own_words, *where]))
         found.append(("explanation", words or "nothing was measured", ""))
     found += [("not run", "", text) for text in port.not_run]
+    found += [("remark", "", text) for text in port.remarks]
     found += [("refused", "", text) for text in port.refused]
     found += [("audit", "", f"no case reaches it: {hole}") for hole in port.audit.holes]
     return found

@@ -13,7 +13,7 @@ from ptw import __version__
 
 CPU_INFO, MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 NVIDIA = Path("/proc/driver/nvidia/gpus")
-PACKAGES = ("torch", "transformers", "peft", "safetensors")
+PACKAGES = ("torch", "transformers", "tokenizers", "peft", "safetensors")
 
 
 def versions() -> tuple[tuple[str, str], ...]:

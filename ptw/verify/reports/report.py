@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -132,8 +133,10 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class PortReport:
-    port: str
+class SubjectReport:
+    """Of a port, or of a tokenizer."""
+
+    name: str
     measured: tuple[Measured, ...] = ()
     failures: tuple[str, ...] = ()  # what no metric can say: it crashed, wrote nothing, has no cases
     refused: tuple[str, ...] = ()  # cases that the port refused by name: not a pass of these fields
@@ -147,7 +150,8 @@ class PortReport:
     notes: tuple[Note, ...] = ()
     audit: Audit = Audit()
     kept: str = ""  # when this verdict was reached, if nothing has changed since
-    not_run: tuple[str, ...] = ()  # verifiers that had nothing to be run on, and why
+    not_run: tuple[str, ...] = ()  # verifiers and sides that had nothing to be run on, and why
+    remarks: tuple[str, ...] = ()  # what is off and fails nothing
 
     @property
     def passed(self) -> bool:
@@ -197,6 +201,12 @@ class Change:
     verifiers: tuple[str, ...] = ()
     gate: tuple[Note, ...] = ()  # it changes what judges it
     loosened: tuple[Note, ...] = ()
+    tokenizers: tuple[str, ...] = ()
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The names of all that is to be verified for it."""
+        return (*self.ports, *self.tokenizers)
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -207,7 +217,7 @@ class Change:
 class Report:
     level: str
     seed: int
-    ports: tuple[PortReport, ...]
+    ports: tuple[SubjectReport, ...]
     failures: tuple[str, ...] = ()
     not_enforced: tuple[str, ...] = ()  # protections of the sandbox that this machine did not give
     versions: tuple[tuple[str, str], ...] = ()
@@ -217,12 +227,18 @@ class Report:
     change: Change | None = None
     time: str = ""
     only: tuple[str, ...] = ()  # the verifiers that were asked, where not all were
+    tokenizers: tuple[SubjectReport, ...] = ()
+
+    @property
+    def subjects(self) -> tuple[SubjectReport, ...]:
+        """All that was verified."""
+        return (*self.ports, *self.tokenizers)
 
     @property
     def passed(self) -> bool:
-        """No ports are no pass, unless a change was asked about and touches none."""
-        some = bool(self.ports) or (self.change is not None and not self.change.ports)
-        return some and not self.failures and all(port.passed for port in self.ports)
+        """Nothing verified is no pass, unless a change was asked about and touches nothing."""
+        some = bool(self.subjects) or (self.change is not None and not self.change.subjects)
+        return some and not self.failures and all(subject.passed for subject in self.subjects)
 
     @property
     def exit_code(self) -> int:
@@ -230,29 +246,34 @@ class Report:
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        of_ports = (note for port in self.ports for note in port.notes)
-        return (*of_ports, *(self.change.notes if self.change else ()))
+        own = (note for subject in self.subjects for note in subject.notes)
+        return (*own, *(self.change.notes if self.change else ()))
 
     @property
     def summary(self) -> str:
-        cases = sum(port.cases for port in self.ports)
         took = sum(seconds for _, seconds in self.seconds)
         again = f"--level acceptance --seed {self.seed}" if self.level == "acceptance" else "practice"
-        ports = "1 port" if len(self.ports) == 1 else f"{len(self.ports)} ports"
+        counts = [] if self.tokenizers and not self.ports else [_counted(self.ports, "port", "cases")]
+        counts += [_counted(self.tokenizers, "tokenizer", "texts and chats")] if self.tokenizers else []
         verdict = "passed" if self.passed else "FAILED"
         asked = f", only {', '.join(self.only)} asked: no verdict" if self.only else ""
-        return f"{verdict}: {ports}, {cases} cases ({again}), {took:.1f} s{asked}"
+        return f"{verdict}: {', '.join(counts)} ({again}), {took:.1f} s{asked}"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; a number that JSON can't say (NaN, infinity) is a string."""
         values: dict[str, Any] = _plain(dataclasses.asdict(self))
         values["passed"] = self.passed
-        for port, found in zip(self.ports, values["ports"], strict=True):
-            found["passed"], found["words"] = port.passed, list(port.words)
-            for measured, entry in zip(port.measured, found["measured"], strict=True):
+        for subject, found in zip(self.subjects, values["ports"] + values["tokenizers"], strict=True):
+            found["passed"], found["words"] = subject.passed, list(subject.words)
+            for measured, entry in zip(subject.measured, found["measured"], strict=True):
                 entry["passed"] = measured.passed
         dicts = {name: dict(getattr(self, name)) for name in ("versions", "seconds", "machine")}
         return values | dicts | {"notes": _plain([dataclasses.asdict(note) for note in self.notes])}
+
+
+def _counted(subjects: Sequence[SubjectReport], noun: str, cases: str) -> str:
+    plural = "" if len(subjects) == 1 else "s"
+    return f"{len(subjects)} {noun}{plural}, {sum(subject.cases for subject in subjects)} {cases}"
 
 
 def _place(module: str) -> str:
