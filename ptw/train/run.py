@@ -20,7 +20,7 @@ from ptw.train.feed import Batch, Feed, StepRows, batches
 from ptw.train.group import Group
 from ptw.train.ledger import Ledger
 from ptw.train.optimize import Schedule, ScheduleName, adamw
-from ptw.train.parallel import shard
+from ptw.train.parallel import recompute
 from ptw.train.plan import Plan
 
 SAMPLES_NAMED = 8
@@ -55,14 +55,17 @@ class Run:
 
     def model(self, *, precision: str = "fp32", seed: int = 0) -> nn.Module:
         """The plan's model with fp32 master weights, spread over the workers; bf16 computes in bf16."""
-        torch.manual_seed(seed + self.group.rank)
+        torch.manual_seed(seed + self.group.data_rank)
         self.precision = precision
-        self.loaded: Loaded = weights.open_for_training(self.plan, self.tokenizer, seed, self.group)
+        self.loaded: Loaded = weights.open_for_training(
+            self.plan, self.tokenizer, seed, self.group, precision
+        )
         for note in self.loaded.notes:
             self.ledger.say(note)
         work = flops.work_of(self.loaded.module, self.loaded.hf_config)
         self._meter = flops.Meter(work, flops.peak(self.group.device, precision), self.group.world)
-        shard(self.loaded.module, self.group, precision)
+        if self.plan.cluster.recompute:
+            recompute(self.loaded.module)
         self.loaded.module.train()
         return self.loaded.module
 
@@ -136,13 +139,13 @@ class Run:
         batch = self._current
         assert batch is not None, "step belongs into the loop over batches"
         demand.not_negative(clip_norm=0.0 if clip_norm is None else clip_norm)
-        # FSDP takes the mean over the workers, the step's loss is their sum
-        (loss * self.group.world).backward()
+        # FSDP takes the mean over the workers with a batch of their own, the step's loss is their sum
+        (loss * self.group.data_world).backward()
         self._losses.append((loss.detach().double(), batch))
         if not batch.last:
             return
         own = torch.stack([share for share, _ in self._losses]).sum().item()
-        mean, stop = self.group.sum(own, float(self._stopping()))
+        mean, stop = self.group.sum(self.group.once(own), float(self._stopping()))
         self._demand_finite(mean, "loss")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         clipped = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
@@ -237,8 +240,8 @@ class Run:
             self.steps_done, self.total_steps = state["step"], state["total"]
             self._feed.load_state_dict(state["feed"])
             self.best = weights.Best(**state["best"])
-            if self.group.rank < len(state["random"]):
-                restore_random(state["random"][self.group.rank])
+            if self.group.data_rank < len(state["random"]):
+                restore_random(state["random"][self.group.data_rank])
         self.ledger.cut(self.steps_done)
 
     def _save_checkpoint(self) -> None:
@@ -247,7 +250,7 @@ class Run:
             "total": self.total_steps,
             "feed": self._feed.state_dict(),
             "best": vars(self.best),
-            "random": self.group.gathered(random_state()),
+            "random": self.group.by_batch(random_state()),
         }
         folder = self.plan.run_folder()
         checkpoint.save(folder, self.steps_done, self.loaded.module, self._optimizer, state, self.group)
@@ -256,7 +259,8 @@ class Run:
     def _passes(self, step: StepRows, rows_at_once: int) -> Iterator[Batch]:
         before = self.steps_done
         self._step_began = time.perf_counter() - self._feed.seconds
-        for batch in batches(step, rows_at_once, self.group.rank, self.group.world, self.group.device):
+        group = self.group
+        for batch in batches(step, rows_at_once, group.data_rank, group.data_world, group.device):
             self._current = batch
             yield batch
         self._current = None
@@ -284,7 +288,7 @@ class Run:
         bad = [batch for share, batch in self._losses if not math.isfinite(share.item())]
         bad = bad or [batch for _, batch in self._losses]
         own = [sample for batch in bad for row in batch.rows for sample in row.samples]
-        samples = [sample for part in self.group.gathered(own) for sample in part]
+        samples = [sample for part in self.group.by_batch(own) for sample in part]
         more = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
         raise PtwError(
             f"step {self.steps_done + 1}: the {what} is {value}, on the samples "

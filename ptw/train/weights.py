@@ -17,7 +17,7 @@ from ptw.runs.record import MODEL
 from ptw.tokens.tokenizer import Tokenizer
 from ptw.train import checkpoint
 from ptw.train.group import Group
-from ptw.train.parallel import full_state
+from ptw.train.parallel import full_state, spreading
 from ptw.train.plan import Plan
 
 if TYPE_CHECKING:
@@ -34,16 +34,22 @@ class Best:
     folder: str | None = None
 
 
-def open_for_training(plan: Plan, tokenizer: Tokenizer, seed: int, group: Group) -> Loaded:
-    """The plan's model in fp32 on this worker's device; PtwError if its table lacks ids of the tokenizer."""
+def open_for_training(
+    plan: Plan, tokenizer: Tokenizer, seed: int, group: Group, precision: str = "fp32"
+) -> Loaded:
+    """The plan's model in fp32, spread over the workers: each has in memory only what it holds.
+
+    PtwError if its table lacks ids of the tokenizer, or if it cannot be spread as the cluster asks.
+    """
     entry = plan.model
+    spread = spreading(plan.cluster, group, precision, f"model {entry.name}")
     if entry.hf is None:
         ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
         special = {f"{name}_token_id": id_ for name, id_ in ids.items() if id_ is not None}
         config = {**(entry.config or {}), "vocab_size": tokenizer.size, **special}
-        return create(config, plan.root, seed=seed, device=group.device)
+        return create(config, plan.root, seed=seed, device=group.device, spread=spread)
     folder = resolve(entry.hf, entry.revision, plan.root)
-    loaded = load(folder, plan.root, port=entry.port, dtype=torch.float32, device=group.device)
+    loaded = load(folder, plan.root, port=entry.port, dtype=torch.float32, device=group.device, spread=spread)
     size = loaded.hf_config.get("vocab_size", tokenizer.size)
     if tokenizer.size > size:
         raise PtwError(

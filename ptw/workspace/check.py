@@ -51,6 +51,7 @@ def document_problems(document: Document) -> list[Problem]:
         "models": model_problems,
         "tokenizers": tokenizer_problems,
         "datasets": dataset_problems,
+        "clusters": cluster_problems,
         "recipes": recipe_problems,
     }
     for section, check in checks.items():
@@ -141,6 +142,18 @@ def dataset_problems(document: Document, name: str, entry: Entry) -> Iterator[Pr
     if form == "chat" and entry.get("too_long") == "split":
         hint = "choose error, truncate or drop"
         yield document.problem((*path, "too_long"), "split", "a chat cannot be split", hint)
+
+
+def cluster_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
+    """Workers are dealt to copies of the model, and in a copy to groups that compute a batch together."""
+    workers, replicas, tensor = (entry.get(key, 1) for key in ("workers", "replicas", "tensor"))
+    if not all(type(count) is int and count > 0 for count in (workers, replicas, tensor)):
+        return  # the schema has told of it
+    together = replicas * tensor
+    if workers % together:
+        message = f"no multiple of tensor = {tensor} times replicas = {replicas}"
+        hint = f"set workers to {together * -(-workers // together)}, or lower tensor or replicas"
+        yield document.problem(("clusters", name, "workers"), workers, message, hint)
 
 
 def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
