@@ -124,9 +124,10 @@ def _linears(module: nn.Module) -> dict[str, nn.Linear]:
 
 
 def _demand_divisible(where: str, linear: nn.Linear, key: str | None, config: Any, parts: int) -> None:
-    count, unit = linear.out_features, "rows"
+    count: Any = linear.out_features
+    unit = "rows"
     if key is not None:
-        count = int(getattr(config, key, None) or getattr(config, QUERIES, 0))
+        count = getattr(config, key, None) or getattr(config, QUERIES, 0)
         unit = "key heads" if key == KEYS else "heads"
     if not count or count % parts or linear.out_features % parts:
         hint = f"set tensor = 1, or to a number that divides {count}"

@@ -5,7 +5,6 @@ A case: config, replicas, tensor.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,6 +75,4 @@ def step(module: Any, rank: int, world: int) -> float:
 
 
 if __name__ == "__main__":
-    # without it, gloo looks for the machine's name on a network
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     main(Path(sys.argv[1]), Path(sys.argv[2]))
