@@ -10,6 +10,7 @@ NAMES = (
     "step_vs_hf",
     "stories_sft",
     "kill_resume",
+    "parallel",
     "vllm_loads",
     "moe_step_vs_hf",
     "beauty",

@@ -1,7 +1,7 @@
 """How is a model of one device spread over processes? Block by block, from outside.
 
-Processes form a mesh of three dimensions: copies of the model (replicas), which share nothing but gradients;
-shards of a copy, each with its part of every parameter (FSDP2); and parts of a shard's computation.
+Processes form a mesh of up to three dimensions: copies of the model (replicas), which share nothing but
+gradients; shards of a copy, each with its part of every parameter (FSDP2); parts of a shard's computation.
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ REPLICA, SHARD, TENSOR = "replica", "shard", "tensor"
 
 
 def mesh_of(world: int, device_type: str, replicas: int = 1, tensor: int = 1) -> DeviceMesh:
-    """All processes: those that compute one batch together (`tensor`) are neighbours."""
+    """All processes: those that compute one batch together (`tensor`) are neighbours.
+
+    A dimension of one is left out, but for the shards': each makes process groups of its own, and where there
+    are only shards they are the group that is there already.
+    """
     from torch.distributed.device_mesh import init_device_mesh
 
-    sizes = (replicas, world // (replicas * tensor), tensor)
-    return init_device_mesh(device_type, sizes, mesh_dim_names=(REPLICA, SHARD, TENSOR))
+    sizes = {REPLICA: replicas, SHARD: world // (replicas * tensor), TENSOR: tensor}
+    kept = {name: size for name, size in sizes.items() if size > 1 or name == SHARD}
+    return init_device_mesh(device_type, tuple(kept.values()), mesh_dim_names=tuple(kept))
 
 
 def shard(module: nn.Module, mesh: DeviceMesh, computed_in: torch.dtype | None = None) -> None:
@@ -36,7 +41,7 @@ def shard(module: nn.Module, mesh: DeviceMesh, computed_in: torch.dtype | None =
     # master weights and sums stay in fp32
     cast = MixedPrecisionPolicy(param_dtype=computed_in, reduce_dtype=torch.float32)
     policy = MixedPrecisionPolicy() if computed_in is None else cast
-    over = mesh[SHARD] if mesh[REPLICA].size() == 1 else mesh[REPLICA, SHARD]
+    over = mesh[REPLICA, SHARD] if REPLICA in (mesh.mesh_dim_names or ()) else mesh[SHARD]
     for _, block in blocks(module):
         fully_shard(block, mesh=over, mp_policy=policy)
     # the head is applied after forward: what is left (embedding, norm, head) stays gathered until backward

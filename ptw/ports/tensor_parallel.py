@@ -130,7 +130,7 @@ def _demand_divisible(where: str, linear: nn.Linear, key: str | None, config: An
         count = getattr(config, key, None) or getattr(config, QUERIES, 0)
         unit = "key heads" if key == KEYS else "heads"
     if not count or count % parts or linear.out_features % parts:
-        hint = f"set tensor = 1, or to a number that divides {count}"
+        hint = "set tensor = 1" + (f", or to a number that divides {count}" if count > 1 else "")
         raise PtwError(f"{where} has {count} {unit}, which cannot be dealt to {parts}; {hint}")
 
 

@@ -20,7 +20,6 @@ from ptw.train.feed import Batch, Feed, StepRows, batches
 from ptw.train.group import Group
 from ptw.train.ledger import Ledger
 from ptw.train.optimize import Schedule, ScheduleName, adamw
-from ptw.train.parallel import recompute
 from ptw.train.plan import Plan
 
 SAMPLES_NAMED = 8
@@ -64,8 +63,6 @@ class Run:
             self.ledger.say(note)
         work = flops.work_of(self.loaded.module, self.loaded.hf_config)
         self._meter = flops.Meter(work, flops.peak(self.group.device, precision), self.group.world)
-        if self.plan.cluster.recompute:
-            recompute(self.loaded.module)
         self.loaded.module.train()
         return self.loaded.module
 
@@ -259,8 +256,7 @@ class Run:
     def _passes(self, step: StepRows, rows_at_once: int) -> Iterator[Batch]:
         before = self.steps_done
         self._step_began = time.perf_counter() - self._feed.seconds
-        group = self.group
-        for batch in batches(step, rows_at_once, group.data_rank, group.data_world, group.device):
+        for batch in batches(step, rows_at_once, self.group):
             self._current = batch
             yield batch
         self._current = None

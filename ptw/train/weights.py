@@ -11,13 +11,13 @@ import torch
 
 from ptw.errors import PtwError
 from ptw.ports.export import export
-from ptw.ports.load import Loaded, create, load
+from ptw.ports.load import Loaded, Spread, create, load
 from ptw.ports.source import resolve
 from ptw.runs.record import MODEL
 from ptw.tokens.tokenizer import Tokenizer
 from ptw.train import checkpoint
 from ptw.train.group import Group
-from ptw.train.parallel import full_state, spreading
+from ptw.train.parallel import full_state, recompute, spreading
 from ptw.train.plan import Plan
 
 if TYPE_CHECKING:
@@ -41,8 +41,15 @@ def open_for_training(
 
     PtwError if its table lacks ids of the tokenizer, or if it cannot be spread as the cluster asks.
     """
+    spread = spreading(plan.cluster, group, precision, f"model {plan.model.name}")
+    loaded = _opened(plan, tokenizer, seed, group, spread)
+    if plan.cluster.recompute:
+        recompute(loaded.module)
+    return loaded
+
+
+def _opened(plan: Plan, tokenizer: Tokenizer, seed: int, group: Group, spread: Spread | None) -> Loaded:
     entry = plan.model
-    spread = spreading(plan.cluster, group, precision, f"model {entry.name}")
     if entry.hf is None:
         ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
         special = {f"{name}_token_id": id_ for name, id_ in ids.items() if id_ is not None}

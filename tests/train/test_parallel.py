@@ -97,7 +97,7 @@ def test_heads_that_cannot_be_dealt_are_refused_before_weights_are_read(tmp_path
     plan = planned(root, "next-on-two")
     said = [done.stderr for done in together(plan, 2)]
     what = "model tiny (port llama): tensor = 2: model.layers.0.self_attn.k_proj has 1 key heads"
-    assert f"{what}, which cannot be dealt to 2; set tensor = 1" in said[0]
+    assert f"{what}, which cannot be dealt to 2; set tensor = 1\n" in said[0]
     assert record.read(plan.run_folder()).state == "failed"
 
 
