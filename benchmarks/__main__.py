@@ -15,6 +15,7 @@ NAMES = (
     "mix",
     "streaming",
     "kill_resume",
+    "parallel",
     "vllm_loads",
     "moe_step_vs_hf",
     "beauty",

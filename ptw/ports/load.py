@@ -14,9 +14,13 @@ from torch.overrides import TorchFunctionMode
 from ptw.errors import PtwError
 from ptw.ports.checkpoint import Checkpoint, open_checkpoint
 from ptw.ports.mapping import as_named, held_wide, padded_tables
+from ptw.ports.parallel import copy_whole, materialise
 from ptw.ports.port import Port, configure, find_port
 from ptw.ports.weights import Absent, Operator, Tied
 from ptw.workspace import rooms
+
+# puts a model on several processes while it is still on the meta device; handed the module, port and Config
+Spread = Callable[[nn.Module, Port | None, Any], None]
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,12 @@ def load(
     port: str | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    spread: Spread | None = None,
 ) -> Loaded:
     """The model of a checkpoint, in `dtype` (default: the checkpoint's own).
 
     Tensors go from disk into the port one operator at a time, so that the model never stands in memory twice.
+    With `spread` a process keeps of each only what it holds; without a port the model is loaded first.
     PtwError names each unknown, missing and left-over tensor.
     """
     checkpoint = open_checkpoint(folder)
@@ -52,10 +58,12 @@ def load(
         from ptw.ports.fallback import load_reference
 
         reference, notes = load_reference(folder, dtype, device)
+        if spread is not None:
+            spread(reference, None, None)
         return Loaded(reference, checkpoint.hf_config, None, notes)
     config = configure(found, checkpoint.hf_config)
     operators = as_named(found.weights(config), checkpoint.files)
-    module = _empty(found, config, dtype or stored_dtype(checkpoint), device, held_wide(operators))
+    module = _empty(found, config, dtype or stored_dtype(checkpoint), device, held_wide(operators), spread)
     fill(module, operators, checkpoint)
     return Loaded(module, checkpoint.hf_config, found, operators=tuple(operators))
 
@@ -67,6 +75,7 @@ def create(
     seed: int,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    spread: Spread | None = None,
 ) -> Loaded:
     """A model from scratch: matrices normal by the configuration's `initializer_range`, biases 0, norms 1."""
     found = find_port(root, hf_config["model_type"])
@@ -78,7 +87,7 @@ def create(
         )
     config = configure(found, hf_config)
     operators = found.weights(config)
-    module = _empty(found, config, dtype, device, held_wide(operators))
+    module = _empty(found, config, dtype, device, held_wide(operators), spread)
     initialise(module, seed, float(hf_config.get("initializer_range", 0.02)), padded_tables(operators))
     return Loaded(module, dict(hf_config), found, operators=tuple(operators))
 
@@ -94,7 +103,7 @@ def initialise(module: nn.Module, seed: int, spread: float, tables: Mapping[str,
                 continue
             drawn = torch.randn(parameter.shape, generator=generator) * spread
             drawn[tables.get(name, len(drawn)) :] = 0.0
-            parameter.copy_(drawn)
+            copy_whole(parameter, drawn)
 
 
 def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
@@ -121,7 +130,7 @@ def fill(module: nn.Module, operators: list[Operator], checkpoint: Checkpoint) -
                         f"{checkpoint.folder}: {', '.join(operator.theirs)} gives {name} the shape "
                         f"{tuple(tensor.shape)}, but config.json asks for {tuple(parameters[name].shape)}"
                     )
-                parameters[name].copy_(tensor)
+                copy_whole(parameters[name], tensor)
     for operator in operators:
         if isinstance(operator, Tied) and operator.name in checkpoint.files:
             _equal_if_tied(operator, checkpoint)
@@ -151,7 +160,12 @@ class _NoDefaults(TorchFunctionMode):
 
 
 def _empty(
-    port: Port, config: Any, dtype: torch.dtype, device: torch.device | str, wide: Collection[str]
+    port: Port,
+    config: Any,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    wide: Collection[str],
+    spread: Spread | None,
 ) -> nn.Module:
     """The port's modules with unset memory: made on the meta device, so that no default weights are drawn.
 
@@ -159,15 +173,25 @@ def _empty(
     """
     with torch.device("meta"), _NoDefaults():
         module = port.Model(config).to(dtype)
-    kept: dict[int, Tensor] = {}  # one tensor may have several names
+    if spread is None:
+        _replace_each(module, wide, device)
+        return module
+    _replace_each(module, wide, "meta")
+    spread(module, port, config)
+    materialise(module, device)
+    return module
+
+
+def _replace_each(module: nn.Module, wide: Collection[str], device: torch.device | str) -> None:
+    """Unset memory on the device for each parameter and buffer; one tensor may have several names."""
+    kept: dict[int, Tensor] = {}
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):
         if id(parameter) not in kept:
-            held = torch.promote_types(dtype, torch.float32) if name in wide else dtype
+            held = torch.promote_types(parameter.dtype, torch.float32) if name in wide else parameter.dtype
             kept[id(parameter)] = nn.Parameter(_unset(parameter, device, held), parameter.requires_grad)
         _put(module, name, kept[id(parameter)])
     for name, buffer in list(module.named_buffers(remove_duplicate=False)):
         _put(module, name, kept.setdefault(id(buffer), _unset(buffer, device, buffer.dtype)))
-    return module
 
 
 def _unset(tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:

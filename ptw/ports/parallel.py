@@ -1,30 +1,75 @@
-"""How is a model of one device spread over processes? FSDP2, block by block, from outside."""
+"""How is a model of one device spread over processes? Block by block, from outside.
+
+Processes form a mesh of up to three dimensions: copies of the model (replicas), which share nothing but
+gradients; shards of a copy, each with its part of every parameter (FSDP2); parts of a shard's computation.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
-def shard(module: nn.Module, world: int, device_type: str, computed_in: torch.dtype | None = None) -> None:
-    """Each of `world` processes holds its part of every parameter, gathered block by block while computing.
+REPLICA, SHARD, TENSOR = "replica", "shard", "tensor"
 
-    computed_in: what parameters are cast to while computing; gradients are summed in fp32 then. By default
-    everything stays in the parameters' own dtype.
+
+def mesh_of(world: int, device_type: str, replicas: int = 1, tensor: int = 1) -> DeviceMesh:
+    """All processes: those that compute one batch together (`tensor`) are neighbours.
+
+    A dimension of one is left out, but for the shards': each makes process groups of its own, and where there
+    are only shards they are the group that is there already.
     """
     from torch.distributed.device_mesh import init_device_mesh
+
+    sizes = {REPLICA: replicas, SHARD: world // (replicas * tensor), TENSOR: tensor}
+    kept = {name: size for name, size in sizes.items() if size > 1 or name == SHARD}
+    return init_device_mesh(device_type, tuple(kept.values()), mesh_dim_names=tuple(kept))
+
+
+def shard(module: nn.Module, mesh: DeviceMesh, computed_in: torch.dtype | None = None) -> None:
+    """Each process holds its part of every parameter, gathered block by block while computing.
+
+    computed_in: what parameters are cast to while computing; gradients are summed in fp32 then. By default
+    everything stays in the parameters' own dtype. Of a gradient the mean over replicas and shards is taken.
+    """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    mesh = init_device_mesh(device_type, (world,))
     # master weights and sums stay in fp32
     cast = MixedPrecisionPolicy(param_dtype=computed_in, reduce_dtype=torch.float32)
     policy = MixedPrecisionPolicy() if computed_in is None else cast
+    over = mesh[REPLICA, SHARD] if REPLICA in (mesh.mesh_dim_names or ()) else mesh[SHARD]
     for _, block in blocks(module):
-        fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(block, mesh=over, mp_policy=policy)
     # the head is applied after forward: what is left (embedding, norm, head) stays gathered until backward
-    fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(module, mesh=over, mp_policy=policy, reshard_after_forward=False)
+
+
+def materialise(module: nn.Module, device: torch.device | str) -> None:
+    """Unset memory for what this process holds of a model that was spread on the meta device."""
+    swap = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # a parameter with two names stays one
+    try:
+        module.to_empty(device=device)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(swap)
+
+
+def copy_whole(parameter: Tensor, full: Tensor) -> None:
+    """Copy a full tensor into a parameter, or into what this process holds of it; nothing is sent."""
+    mesh = getattr(parameter, "device_mesh", None)  # a DTensor's, whose import is slow
+    if mesh is None:
+        parameter.copy_(full)
+        return
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    held: Any = parameter
+    shape, start = compute_local_shape_and_global_offset(full.shape, mesh, held.placements)
+    here = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    held.to_local().copy_(full[here])
 
 
 def blocks(module: nn.Module, path: str = "") -> list[tuple[str, nn.Module]]:

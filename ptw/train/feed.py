@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ptw.data.pack import PackedRow
 from ptw.data.stream import Stream
 from ptw.evals.rows import dealt, forward_of, groups, learnt
 from ptw.nn.layout import Layout
+from ptw.train.group import Group
 
 
 @dataclass(frozen=True)
@@ -109,14 +109,12 @@ class Feed:
         self.stream.load_state_dict(state["stream"])
 
 
-def batches(
-    step: StepRows, rows_at_once: int, rank: int, world: int, device: torch.device
-) -> Iterator[Batch]:
-    """This worker's passes over its rows r, r + world, ..., as many as every other worker's."""
-    own = dealt(step.rows, rank, world)
+def batches(step: StepRows, rows_at_once: int, group: Group) -> Iterator[Batch]:
+    """This worker's passes over its rows, by data rank r, r + world, ..., as many as every other worker's."""
+    own = dealt(step.rows, group.data_rank, group.data_world)
     passes: Sequence[list[PackedRow]] = list(groups(own, rows_at_once))
     for number, rows in enumerate(passes):
-        forward = forward_of(rows, device)
+        forward = forward_of(rows, group.device)
         yield Batch(
             ids_BT=forward.ids_BT,
             targets_BT=forward.targets_BT,

@@ -20,7 +20,7 @@ def demand_finite(group: Group, step: int, losses: Sequence[tuple[Tensor, Batch]
     bad = [batch for share, batch in losses if not math.isfinite(share.item())]
     bad = bad or [batch for _, batch in losses]
     own = [sample for batch in bad for row in batch.rows for sample in row.samples]
-    samples = [sample for part in group.gathered(own) for sample in part]
+    samples = [sample for part in group.by_batch(own) for sample in part]
     more = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
     raise PtwError(
         f"step {step}: the {what} is {value}, on the samples "

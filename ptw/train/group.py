@@ -15,11 +15,30 @@ PATIENCE = timedelta(minutes=30)  # the others wait this long while one reads, c
 
 @dataclass(frozen=True)
 class Group:
-    """The workers of a run. With one worker nothing is sent."""
+    """The workers of a run. With one worker nothing is sent.
+
+    tensor: so many neighbours compute one batch together, each with some of the heads; to all that is about
+    rows, samples and losses they are one.
+    """
 
     rank: int
     world: int
     device: torch.device
+    tensor: int = 1
+
+    @property
+    def data_rank(self) -> int:
+        """Whose batch this worker computes, of `data_world`."""
+        return self.rank // self.tensor
+
+    @property
+    def data_world(self) -> int:
+        return self.world // self.tensor
+
+    @property
+    def answers(self) -> bool:
+        """Whether this worker speaks for those that compute its batch with it."""
+        return self.rank % self.tensor == 0
 
     @property
     def first(self) -> bool:
@@ -33,6 +52,14 @@ class Group:
         distributed.all_reduce(total)
         summed: list[float] = total.tolist()
         return summed
+
+    def once(self, value: float) -> float:
+        """What this worker adds to a sum over batches: nothing where another one answers for its batch."""
+        return value if self.answers else 0.0
+
+    def by_batch(self, value: Any) -> list[Any]:
+        """The value of each batch, by data rank."""
+        return self.gathered(value)[:: self.tensor]
 
     def gathered(self, value: Any) -> list[Any]:
         """Each worker's value, by rank."""

@@ -21,9 +21,9 @@ def loss(run: "Run", model: nn.Module) -> float:
     entry = plan.datasets[plan.eval_dataset]
     rows = Stream(plan.root, entry, run.tokenizer, window=run.window, seed=0, epochs=1, shuffle=False)
     with run.computing():
-        own, tokens = summed_loss(model, rows, group.device, group.rank, group.world)
+        own, tokens = summed_loss(model, rows, group.device, group.data_rank, group.data_world)
     rows.close()
-    total: float = group.sum(own)[0]
+    total: float = group.sum(group.once(own))[0]
     return total / max(1, tokens)
 
 
@@ -34,5 +34,6 @@ def ranking(run: "Run", model: nn.Module) -> dict[str, float]:
     split = split_of(entry)
     held_out = cases(plan.root, entry, run.tokenizer, split, run.window)
     with run.computing():
-        own = model_ranks(model, held_out, run.tokenizer, run.window, group.device, group.rank, group.world)
-    return metrics_of([rank for part in group.gathered(own) for rank in part], f"{split}_")
+        place = (group.device, group.data_rank, group.data_world)
+        own = model_ranks(model, held_out, run.tokenizer, run.window, *place)
+    return metrics_of([rank for part in group.by_batch(own) for rank in part], f"{split}_")

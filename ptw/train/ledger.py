@@ -17,7 +17,7 @@ STARTS_IN_VAIN = 5
 
 
 class Ledger:
-    """The first worker's metrics.jsonl and events.jsonl, and each worker's own samples-<rank>.jsonl."""
+    """The first worker's metrics.jsonl and events.jsonl, and each batch's own samples-<data rank>.jsonl."""
 
     def __init__(self, folder: Path, group: Group) -> None:
         self.folder = folder
@@ -49,9 +49,11 @@ class Ledger:
             lines.append(self.folder / METRICS, {"kind": kind, "step": step, **values})
 
     def samples(self, step: int, rows: Sequence[PackedRow]) -> None:
-        """The samples of this worker's rows."""
+        """The samples of this worker's rows, once where several workers compute them together."""
+        if not self.group.answers:
+            return
         samples = [sample for row in rows for sample in row.samples]
-        path = self.folder / f"samples-{self.group.rank}.jsonl"
+        path = self.folder / f"samples-{self.group.data_rank}.jsonl"
         lines.append(path, {"step": step, "samples": samples})
 
     def cut(self, step: int) -> None:

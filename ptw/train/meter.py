@@ -5,12 +5,10 @@ import sys
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from ptw.train.feed import StepRows
-from ptw.train.flops import Work, work_of
+from ptw.train.flops import Work
 from ptw.train.group import Group
-from ptw.train.peaks import peak
 
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
@@ -22,11 +20,6 @@ class Meter:
     work: Work
     peak: float | None  # FLOP/s of one device, None where nobody says
     group: Group
-
-    @classmethod
-    def of(cls, module: nn.Module, group: Group, precision: str) -> "Meter":
-        """Of a model that is not sharded yet."""
-        return cls(work_of(module), peak(group.device, precision), group)
 
     def measured(self, step: StepRows, seconds: float, feed_seconds: float) -> dict[str, float | int | None]:
         """As metrics.jsonl has it; all workers call it together.

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.nn.head import Head
-from ptw.ports.load import Loaded
 from ptw.ports.parallel import whole
 from ptw.tokens.tokenizer import open_tokenizer
 from ptw.train import checkpoint, count, demand, held_out, weights
@@ -24,7 +23,7 @@ from ptw.train.group import Group
 from ptw.train.ledger import Ledger
 from ptw.train.meter import Meter
 from ptw.train.optimize import Schedule, ScheduleName, adamw
-from ptw.train.parallel import shard
+from ptw.train.peaks import peak
 from ptw.train.plan import Plan
 
 
@@ -62,13 +61,12 @@ class Run:
 
         With an adapter nothing else learns: whatever is frozen has `requires_grad` False.
         """
-        torch.manual_seed(seed + self.group.rank)
+        torch.manual_seed(seed + self.group.data_rank)
         self.precision = precision
-        self.loaded: Loaded = weights.open_for_training(self, seed, adapter)
+        self.loaded, work = weights.open_for_training(self, seed, adapter)
         for note in self.loaded.notes:
             self.ledger.say(note)
-        self._meter = Meter.of(self.loaded.module, self.group, precision)
-        shard(self.loaded.module, self.group, precision)
+        self._meter = Meter(work, peak(self.group.device, precision), self.group)
         self.loaded.module.train()
         return self.loaded.module
 
@@ -147,13 +145,13 @@ class Run:
         batch = self._current
         assert batch is not None, "step belongs into the loop over batches"
         demand.not_negative(clip_norm=0.0 if clip_norm is None else clip_norm)
-        # FSDP takes the mean over the workers, the step's loss is their sum
-        (loss * self.group.world).backward()
+        # FSDP takes the mean over the workers with a batch of their own, the step's loss is their sum
+        (loss * self.group.data_world).backward()
         self._losses.append((loss.detach().double(), batch))
         if not batch.last:
             return
         own = torch.stack([share for share, _ in self._losses]).sum().item()
-        mean, stop = self.group.sum(own, float(self._stopping()))
+        mean, stop = self.group.sum(self.group.once(own), float(self._stopping()))
         demand_finite(self.group, self.steps_done + 1, self._losses, loss=mean)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         clipped = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
@@ -248,8 +246,8 @@ class Run:
             self.steps_done, self.total_steps = state["step"], state["total"]
             self._feed.load_state_dict(state["feed"])
             self.best = weights.Best(**state["best"])
-            if self.group.rank < len(state["random"]):
-                restore_random(state["random"][self.group.rank])
+            if self.group.data_rank < len(state["random"]):
+                restore_random(state["random"][self.group.data_rank])
         self.ledger.cut(self.steps_done)
 
     def _save_checkpoint(self) -> None:
@@ -258,7 +256,7 @@ class Run:
             "total": self.total_steps,
             "feed": self._feed.state_dict(),
             "best": vars(self.best),
-            "random": self.group.gathered(random_state()),
+            "random": self.group.by_batch(random_state()),
         }
         folder = self.plan.run_folder()
         checkpoint.save(folder, self.steps_done, self.loaded.module, self._optimizer, state, self.group)
@@ -267,7 +265,7 @@ class Run:
     def _passes(self, step: StepRows, rows_at_once: int) -> Iterator[Batch]:
         before = self.steps_done
         self._step_began = time.perf_counter() - self._feed.seconds
-        for batch in batches(step, rows_at_once, self.group.rank, self.group.world, self.group.device):
+        for batch in batches(step, rows_at_once, self.group):
             self._current = batch
             yield batch
         self._current = None

@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptw.errors import PtwError
 from ptw.ports import adapter, adapting, quantise
 from ptw.ports.export import export
-from ptw.ports.load import Loaded, create, load
+from ptw.ports.load import Loaded, Spread, create, load
+from ptw.ports.port import Port
 from ptw.ports.source import resolve
 from ptw.runs.record import ADAPTER, MODEL
 from ptw.tokens import fingerprint
@@ -23,8 +24,9 @@ from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
 from ptw.train import adapted, checkpoint
 from ptw.train.adapted import AdapterSettings
 from ptw.train.facts import demand_tokenizer
+from ptw.train.flops import Work, work_of
 from ptw.train.group import Group
-from ptw.train.parallel import full_state
+from ptw.train.parallel import full_state, recompute, spreading
 
 if TYPE_CHECKING:
     from ptw.train.run import Run
@@ -41,12 +43,34 @@ class Best:
     folder: str | None = None
 
 
-def open_for_training(run: "Run", seed: int, settings: AdapterSettings) -> Loaded:
-    """The plan's model on this worker's device, in fp32; beneath an adapter in the precision of the run.
+def open_for_training(run: "Run", seed: int, settings: AdapterSettings) -> tuple[Loaded, Work]:
+    """The plan's model, spread over the workers, and what it computes, which is seen before it is cut.
 
-    PtwError if the tokenizer is not the run's, or not the model's: its table lacks ids, or it had others; and
-    for an adapter that can't be.
+    In fp32; beneath an adapter in the precision of the run. PtwError if the tokenizer is not the run's, or
+    not the model's: its table lacks ids, or it had others; for an adapter that can't be; and if it cannot be
+    spread as the cluster asks.
     """
+    works: list[Work] = []
+    plan, group = run.plan, run.group
+    spread = spreading(plan.cluster, group, run.precision, f"model {plan.model.name}")
+
+    def measured(module: nn.Module, port: Port | None, config: Any) -> None:
+        works.append(work_of(module))
+        if spread is not None:
+            spread(module, port, config)
+
+    # an adapter goes onto whole layers; else each worker has in memory only what it holds
+    at_once = spread is not None and settings.adapter == "none"
+    loaded = _opened(run, seed, settings, measured if at_once else None)
+    if not at_once:
+        loaded = adapted.adapt(loaded, settings, seed, group.device)
+        measured(loaded.module, loaded.port, getattr(loaded.module, "config", None))
+    if plan.cluster.recompute:
+        recompute(loaded.module)
+    return loaded, works[0]
+
+
+def _opened(run: "Run", seed: int, settings: AdapterSettings, spread: Spread | None) -> Loaded:
     plan, tokenizer, device = run.plan, run.tokenizer, run.group.device
     demand_tokenizer(plan, tokenizer)
     entry = plan.model
@@ -55,21 +79,21 @@ def open_for_training(run: "Run", seed: int, settings: AdapterSettings) -> Loade
         ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
         special = {f"{name}_token_id": id_ for name, id_ in ids.items() if id_ is not None}
         config = {**(entry.config or {}), "vocab_size": tokenizer.size, **special}
-        return create(config, plan.root, seed=seed, device=device)
+        return create(config, plan.root, seed=seed, device=device, spread=spread)
     folder = resolve(entry.hf, entry.revision, plan.root)
     _demand_its_ids(folder, entry.name, tokenizer)
     frozen_in_bf16 = settings.adapter != "none" and run.precision == "bf16"
     dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
     # what is to be packed goes to the device one matrix at a time
     first_on = torch.device("cpu") if settings.adapter == "qlora" else device
-    loaded = load(folder, plan.root, port=entry.port, dtype=dtype, device=first_on)
+    loaded = load(folder, plan.root, port=entry.port, dtype=dtype, device=first_on, spread=spread)
     size = loaded.hf_config.get("vocab_size", tokenizer.size)
     if tokenizer.size > size:
         raise PtwError(
             f"tokenizer {tokenizer.name} has ids up to {tokenizer.size - 1}, but model {entry.name} has only "
             f"{size} rows in its table: name the tokenizer that belongs to the model"
         )
-    return adapted.adapt(loaded, settings, seed, device)
+    return loaded
 
 
 def _demand_its_ids(folder: Path, model: str, tokenizer: Tokenizer) -> None:

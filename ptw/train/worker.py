@@ -41,12 +41,14 @@ def work(plan: Plan, stopping: Callable[[], bool] = lambda: False) -> None:
     """
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
-    with joined() as group, ExitStack() as stack:
+    with joined() as workers, ExitStack() as stack:
+        group = dataclasses.replace(workers, tensor=plan.cluster.tensor)
         if group.first:
             stack.enter_context(lock.held(plan.run_folder(), "worker", LOCK_SECONDS))
         if group.shared(record.read(plan.run_folder()).state) != "running":
             return  # it failed for good before this worker was started again
         try:
+            _demand_dealt(plan, group)
             _train(plan, group, stopping)
         except Stopped:
             _end(plan, group, "stopped", None)
@@ -63,6 +65,16 @@ def work(plan: Plan, stopping: Callable[[], bool] = lambda: False) -> None:
             raise
         else:
             _end(plan, group, "done", None)
+
+
+def _demand_dealt(plan: Plan, group: Group) -> None:
+    """Behind torchrun there may be another number of workers than the cluster has."""
+    together = plan.cluster.tensor * plan.cluster.replicas
+    if group.world % together:
+        raise PtwError(
+            f"cluster {plan.cluster.name}: {group.world} workers are no multiple of tensor = "
+            f"{plan.cluster.tensor} times replicas = {plan.cluster.replicas}; start {together} or a multiple"
+        )
 
 
 def _train(plan: Plan, group: Group, stopping: Callable[[], bool]) -> None:
@@ -91,7 +103,8 @@ def _hint(error: Exception) -> str | None:
     """What would do, where memory or the disk ran out."""
     if isinstance(error, torch.OutOfMemoryError):
         what = str(error).strip().splitlines()[0]
-        return f"{what}; take fewer rows_at_once or a smaller window, then go on with --resume"
+        less = "take fewer rows_at_once or a smaller window, or set recompute = true of the cluster"
+        return f"{what}; {less}, then go on with --resume"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; make room, then go on with --resume"

@@ -52,6 +52,7 @@ def document_problems(document: Document) -> list[Problem]:
         "models": model_problems,
         "tokenizers": tokenizer_problems,
         "datasets": dataset_problems,
+        "clusters": cluster_problems,
         "recipes": recipe_problems,
     }
     for section, check in checks.items():
@@ -174,6 +175,18 @@ def formats_of(document: Document, name: str) -> dict[str, object]:
     entry = datasets.get(name, {})
     names = list(parts_of(entry)) if "mix" in entry else [name]
     return {part: datasets[part].get("format") for part in names if part in datasets}
+
+
+def cluster_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
+    """Workers are dealt to copies of the model, and in a copy to groups that compute a batch together."""
+    workers, replicas, tensor = (entry.get(key, 1) for key in ("workers", "replicas", "tensor"))
+    if not all(type(count) is int and count > 0 for count in (workers, replicas, tensor)):
+        return  # the schema has told of it
+    together = replicas * tensor
+    if workers % together:
+        message = f"no multiple of tensor = {tensor} times replicas = {replicas}"
+        hint = f"set workers to {together * -(-workers // together)}, or lower tensor or replicas"
+        yield document.problem(("clusters", name, "workers"), workers, message, hint)
 
 
 def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:

@@ -62,6 +62,9 @@ class ClusterEntry:
     address: str | None = None  # default: a local Ray
     workers: int = 1
     gpus_per_worker: float = 0
+    replicas: int = 1  # copies of the model; the workers of a copy hold it between them
+    tensor: int = 1  # workers that compute one batch together, each with some of the heads
+    recompute: bool = False
 
 
 @dataclass(frozen=True)

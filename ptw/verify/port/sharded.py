@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 from ptw.nn.layout import Layout
 from ptw.ports.load import load
 from ptw.ports.mapping import back_to_checkpoint
-from ptw.ports.parallel import shard, whole
+from ptw.ports.parallel import mesh_of, shard, whole
 from ptw.ports.port import Port
 from ptw.verify.subject import Tensors, arithmetic
 
@@ -28,7 +28,7 @@ class ShardedPort:
         self.operators = loaded.operators
         self.state = load_file(folder / "model.safetensors")
         self.world = distributed.get_world_size()
-        shard(self.module, self.world, "cpu")
+        shard(self.module, mesh_of(self.world, "cpu"))
 
     def answers(self, ids: Tensor, lengths: Sequence[int], targets: Tensor) -> Tensors:
         """logits (T, V), loss, gradient.KEY; each process takes every second document, packed in one row."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from ptw.ports.parallel import shard, whole
+from ptw.ports.parallel import mesh_of, shard, whole
 from ptw.verify.port.trace_sharded import TRIED, join
 
 PATIENCE = timedelta(seconds=10)
@@ -20,7 +20,7 @@ def main(folders: dict[str, str]) -> None:
     join(PATIENCE)
     layer: Any = nn.Sequential(nn.Linear(4, 4, bias=False, dtype=torch.float64))
     nn.init.eye_(layer[0].weight)
-    shard(layer, distributed.get_world_size(), "cpu")
+    shard(layer, mesh_of(distributed.get_world_size(), "cpu"))
     rank = distributed.get_rank()
     layer(torch.full((1, 4), rank + 1.0, dtype=torch.float64)).sum().backward()
     gradient = whole(layer[0].weight.grad)

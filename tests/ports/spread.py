@@ -1,0 +1,78 @@
+"""What do processes say that hold a model between them? Runs in each of them; the first compares with one.
+
+`python -m tests.ports.spread CASES.json OUT.json` behind torchrun's variables.
+A case: config, replicas, tensor.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from ptw.errors import PtwError
+from ptw.nn.layout import Layout
+from ptw.ports.load import create
+from ptw.ports.parallel import whole
+from ptw.train.group import Group, joined
+from ptw.train.parallel import spreading
+from ptw.workspace.manifest import ClusterEntry
+
+LENGTHS = ((9, 5, 2), (16,), (3, 13), (7, 8))
+VOCABULARY = 101
+
+
+def main(cases: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    with joined() as workers:
+        found = {name: differences(workers, **case) for name, case in json.loads(cases.read_text()).items()}
+        if workers.first:
+            out.write_text(json.dumps(found))
+        distributed.barrier()
+
+
+def differences(
+    workers: Group, config: dict[str, Any], replicas: int = 1, tensor: int = 1
+) -> dict[str, float] | str:
+    """Of loss and gradients, relative; or why the model cannot be spread so."""
+    cluster = ClusterEntry("test", workers=workers.world, replicas=replicas, tensor=tensor)
+    group = Group(workers.rank, workers.world, workers.device, tensor)
+    try:
+        spread = spreading(cluster, group, "fp32", "model test")
+        module = create(config, None, seed=1, dtype=torch.float64, spread=spread).module
+    except PtwError as error:
+        return str(error)
+    share = step(module, group.data_rank, group.data_world)
+    (loss,) = workers.sum(group.once(share))
+    norm = whole(nn.utils.clip_grad_norm_(module.parameters(), 1e9)).item()
+    ours = {name: whole(value.grad) for name, value in module.named_parameters() if value.grad is not None}
+    held = sum(parameter.to_local().numel() for parameter in module.parameters())
+    held /= sum(parameter.numel() for parameter in module.parameters())
+    alone = create(config, None, seed=1, dtype=torch.float64).module
+    expected = step(alone, 0, 1)
+    theirs = {name: value.grad for name, value in alone.named_parameters() if value.grad is not None}
+    assert ours.keys() == theirs.keys()
+    norm_alone = nn.utils.clip_grad_norm_(alone.parameters(), 1e9).item()
+    return {
+        "loss": abs(loss / expected - 1),
+        "gradients": max(float((ours[n] - theirs[n]).norm() / (theirs[n].norm() + 1e-30)) for n in ours),
+        "norm": abs(norm / norm_alone - 1),
+        "held": held,
+    }
+
+
+def step(module: Any, rank: int, world: int) -> float:
+    """This one's share of the loss, after its backward pass as a run makes it."""
+    draw = torch.Generator().manual_seed(2)
+    ids_BT = torch.randint(0, VOCABULARY, (len(LENGTHS), 16), generator=draw)
+    layout = Layout.of_documents(LENGTHS[rank::world], width=16)
+    hidden_BTD = module(ids_BT[rank::world], layout)
+    loss = module.head().loss(hidden_BTD, ids_BT.roll(-1, 1)[rank::world])
+    (loss * world).backward()
+    return float(loss.item())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,84 @@
+"""What is in a checkpoint, as two processes see it that deal a model's heads? Runs in each of them.
+
+`python -m tests.train.across CHECKPOINT OUT`: loads it, keeps what was loaded, trains on, saves, keeps that.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptw.nn.layout import Layout
+from ptw.ports.load import create
+from ptw.ports.parallel import whole
+from ptw.train import checkpoint
+from ptw.train.group import Group, joined
+from ptw.train.optimize import adamw
+from ptw.train.parallel import spreading
+from ptw.workspace.manifest import ClusterEntry
+
+CONFIG = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 101,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 64,
+}
+
+
+def opened(group: Group, seed: int) -> tuple[Any, torch.optim.Optimizer]:
+    """The model and its optimizer, in fp32."""
+    spread = spreading(ClusterEntry("test", group.world, tensor=group.tensor), group, "fp32", "model test")
+    module = create(CONFIG, None, seed=seed, spread=spread).module
+    return module, adamw(module, 1e-2, 0.1)
+
+
+def train(module: Any, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+    """The losses of some steps."""
+    ids_BT = torch.randint(0, CONFIG["vocab_size"], (2, 16), generator=torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(steps):
+        hidden_BTD = module(ids_BT, Layout.of_documents([[16], [9, 7]], width=16))
+        loss = module.head().loss(hidden_BTD, ids_BT.roll(-1, 1)) / ids_BT.numel()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def contents(module: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Every full parameter, and what the optimizer keeps of it."""
+    found = {}
+    for name, parameter in module.named_parameters():
+        found[name] = whole(parameter.detach()).clone()
+        for key, value in optimizer.state[parameter].items():
+            found[f"{name}: {key}"] = whole(value).clone()
+    return found
+
+
+def main(folder: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    with joined() as workers:
+        group = Group(workers.rank, workers.world, workers.device, tensor=workers.world)
+        module, optimizer = opened(group, seed=5)
+        checkpoint.load(folder, module, optimizer)
+        found = {"loaded": contents(module, optimizer)}
+        found["losses"] = torch.tensor(train(module, optimizer, 3))  # type: ignore[assignment]
+        found["trained"] = contents(module, optimizer)
+        checkpoint.save(out, 2, module, optimizer, {}, group)
+        if group.first:
+            torch.save(found, out / "found.pt")
+        group.wait()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
