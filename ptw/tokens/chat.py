@@ -1,6 +1,7 @@
 """How does a tokenizer's chat template write a conversation, and how does it end an assistant's turn?"""
 
 import re
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import takewhile
@@ -21,6 +22,8 @@ _PROBE = [
     {"role": "assistant", "content": "second answer"},
 ]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# transformers keeps one compiled template, which notes the spans in itself, for all threads of a process
+_RENDERING = threading.Lock()
 _CONSTANTS = {"messages", "tools", "documents", "add_generation_prompt"}
 
 
@@ -40,9 +43,10 @@ class Chat:
         """The template's text; `prompt` adds what generation starts from. PtwError: the template refuses."""
         self._require()
         try:
-            written = self._hf.apply_chat_template(
-                messages, tools=tools, add_generation_prompt=prompt, tokenize=False, **options
-            )
+            with _RENDERING:
+                written = self._hf.apply_chat_template(
+                    messages, tools=tools, add_generation_prompt=prompt, tokenize=False, **options
+                )
         except Exception as error:  # a template is foreign code
             raise PtwError(
                 f"the chat template of tokenizer {self._name} refuses this chat: {error}"
@@ -59,13 +63,14 @@ class Chat:
     ) -> tuple[str, list[tuple[int, int]]]:
         """The text, and the spans in characters that the template's {% generation %} blocks wrote."""
         try:
-            texts, spans = render_jinja_template(
-                [messages],
-                tools=tools,
-                chat_template=self._hf.get_chat_template(None, tools),
-                return_assistant_tokens_mask=True,
-                **self._hf.special_tokens_map,
-            )
+            with _RENDERING:
+                texts, spans = render_jinja_template(
+                    [messages],
+                    tools=tools,
+                    chat_template=self._hf.get_chat_template(None, tools),
+                    return_assistant_tokens_mask=True,
+                    **self._hf.special_tokens_map,
+                )
         except Exception as error:  # a template is foreign code
             raise PtwError(
                 f"the chat template of tokenizer {self._name} refuses this chat: {error}"

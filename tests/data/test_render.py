@@ -1,7 +1,9 @@
 """The loss falls on what the assistant wrote, on all of it, and on nothing else."""
 
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,27 @@ def test_generation_markers_are_followed_as_transformers_follows_them(chat_token
             assert sample.ids.tolist() == theirs["input_ids"]
             assert sample.learn.astype(int).tolist() == theirs["assistant_masks"]
     assert learnt(tokenizer, chat(tokenizer, TURNS)) == ["Hello 12!<|im_end|>", "No more.<|im_end|>"]
+
+
+def test_threads_do_not_mix_their_answers_up(chat_tokenizer: Build) -> None:
+    """A stream of held-out chats runs beside that of training: the spans of one are never the other's."""
+    template = chat_tokenizer().template
+    chats = [
+        [{"role": "user", "content": "x" * n}, {"role": "assistant", "content": "y" * n}]
+        for n in range(1, 60)
+    ]
+    alone = [template.marked_text(messages, None) for messages in chats]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            for _ in range(5):
+                marked = threads.map(lambda messages: template.marked_text(messages, None), chats)
+                plain = threads.map(template.text, chats)
+                assert list(marked) == alone
+                assert list(plain) == [text for text, _ in alone]
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_template_without_markers_gives_the_mask_of_one_with_them(chat_tokenizer: Build) -> None:
