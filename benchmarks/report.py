@@ -83,13 +83,31 @@ def two_threads() -> None:
     torch.set_num_threads(THREADS)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def medians(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def memory_added(work: Callable[[], object]) -> float:
+    """Gigabytes that this process's resident memory grows by while it works, at its most (Linux).
+
+    Not ru_maxrss: a child begins with its parent's.
+    """
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident
+    start = _resident("VmRSS")
+    work()
+    return (_resident("VmHWM") - start) * 1024 / 1e9
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
+
+
+def medians(
+    works: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each, after one round that is not counted, in an order that turns every round.
 
     The machine's speed drifts: what is compared is measured side by side.
@@ -97,7 +115,7 @@ def medians(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     taken: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name in list(works) if number % 2 else list(works)[::-1]:
-            took = seconds(works[name])
+            took = seconds(works[name], clock)
             if number:
                 taken[name].append(took)
     return {name: statistics.median(took) for name, took in taken.items()}
