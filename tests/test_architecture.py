@@ -31,6 +31,7 @@ ARROWS = {
     "ptw/evals": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs"},
     "ptw/track": {"errors", "runs"},
     "ptw/train": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs", "evals", "track"},
+    "ptw/survey": {"errors", "pages", "workspace", "files", "tokens", "data", "train"},
     "ptw/agent": {"errors", "workspace", "ports", "verify", "runs"},
     "ptw/cli": {
         "errors",
@@ -42,6 +43,7 @@ ARROWS = {
         "runs",
         "evals",
         "train",
+        "survey",
         "agent",
     },
 }

@@ -49,6 +49,7 @@ def test_help_lists_the_commands_as_a_user_meets_them() -> None:
             "schema",
             "add-model",
             "verify",
+            "data",
             "train",
             "runs",
             "export",

@@ -15,6 +15,7 @@ import click
 
 from ptw import __version__
 from ptw.cli.asking import evaluate, generate
+from ptw.cli.looking import data
 from ptw.cli.making import check, eject, init, schema
 from ptw.cli.onboarding import add_model
 from ptw.cli.speaking import told
@@ -77,5 +78,5 @@ def cli() -> None:
     """Post-train language models on your own data. A workspace.toml says all; start with `ptw init NAME`."""
 
 
-for command in (init, check, schema, add_model, verify, train, runs, export, generate, evaluate, eject):
+for command in (init, check, schema, add_model, verify, data, train, runs, export, generate, evaluate, eject):
     cli.add_command(command)

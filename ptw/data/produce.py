@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from ptw.data.mix import turn
 from ptw.data.pack import Key, PackedRow, Pool, lay_out
-from ptw.data.reader import Reader, Source
+from ptw.data.reader import Reader, Reading, Source
 from ptw.data.render import Sample
-from ptw.data.state import State
+from ptw.data.state import PartState, State
 
 FIRST_WINDOWS = 16  # packed before the first row, and open beside them; two more with each row, up to:
 LOOK_AHEAD_SAMPLES = 2048
@@ -18,8 +18,12 @@ READY_TOKENS = 2**19  # of them, to bound memory where windows are long
 
 
 def produce(source: Source, state: State) -> Iterator[tuple[PackedRow, State]]:
-    """Every further row, with the state after it; endless where `epochs` is None."""
-    return _Producer(source, state).rows()
+    """Every further row, with the state after it; endless where `epochs` is None. A fault is raised."""
+    for step in Producer(source, state).steps():
+        if not isinstance(step, Reading):
+            yield step
+        elif step.fault is not None:
+            raise step.fault
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,32 @@ class _ReadyRow:
     taken: tuple[tuple[Key, Sample], ...]
 
 
-class _Producer:
+class Producer:
+    """Reads and packs step by step, so that one may look on, go on after a fault, or have read enough."""
+
     def __init__(self, source: Source, state: State) -> None:
         self._source = source
         self._state = state
         self._pool = Pool()
         self._ready: list[_ReadyRow] = []
+        self._reads = True
         self._readers = [Reader(source, at, part) for at, part in enumerate(state.parts)]
 
-    def rows(self) -> Iterator[tuple[PackedRow, State]]:
+    @property
+    def parts(self) -> tuple[PartState, ...]:
+        """What was read, handed out and refused of each part until now."""
+        return tuple(reader.state for reader in self._readers)
+
+    def read_no_more(self) -> None:
+        """What was read is packed and handed out, and that is all."""
+        self._reads = False
+
+    def steps(self) -> Iterator[Reading | tuple[PackedRow, State]]:
+        """Every row that is read, and, in between, every row that is packed, with the state after it."""
         self._reopen()
         pad_id = self._source.tokenizer.pad_id or 0
         while True:
-            self._pack()
+            yield from self._pack()
             if not self._ready:
                 return
             draw = random.Random(f"{self._source.seed} row {self._state.rows_out}")
@@ -64,11 +81,11 @@ class _Producer:
         """The epoch that is read: that of the slowest part. The quicker ones begin again meanwhile."""
         return min(reader.state.epoch for reader in self._readers)
 
-    def _pack(self) -> None:
+    def _pack(self) -> Iterator[Reading]:
         """Make rows ready, of one epoch at a time."""
         most = min(READY_ROWS, READY_TOKENS // self._source.window, self._windows_ahead)
         while len(self._ready) < (max(most, 1) if self._source.shuffle else 1):
-            self._fill()
+            yield from self._fill()
             epoch = self._pool.oldest_epoch
             if epoch is None or (self._ready and self._ready[0].epoch != epoch):
                 return
@@ -85,14 +102,20 @@ class _Producer:
         for epoch, keys in self._state.ready:
             self._ready.append(_ReadyRow(epoch, tuple((key, samples[key]) for key in keys)))
 
-    def _fill(self) -> None:
+    def _fill(self) -> Iterator[Reading]:
         """Read samples, each from the part whose turn it is; a refused row is no turn."""
-        epochs = self._source.epochs
-        while (epochs is None or self._epoch < epochs) and not self._is_full():
+        while self._reads and not self._is_over and not self._is_full():
             at = turn(self._source.weights, [reader.state.used for reader in self._readers])
             epoch = self._epoch
-            for key, sample in self._readers[at].read():
-                self._pool.add(key, epoch, sample)
+            reading = self._readers[at].read()
+            if reading is not None:
+                for key, sample in reading.samples:
+                    self._pool.add(key, epoch, sample)
+                yield reading
+
+    @property
+    def _is_over(self) -> bool:
+        return self._source.epochs is not None and self._epoch >= self._source.epochs
 
     def _is_full(self) -> bool:
         """No epoch is begun before all but the last one's samples are in rows."""

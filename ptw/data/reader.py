@@ -2,14 +2,16 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ptw.data.fit import fit
+from ptw.data.mix import whole_weights
 from ptw.data.pack import Key
 from ptw.data.render import Sample, render
 from ptw.data.shuffle import Block, Start, blocks
 from ptw.data.state import PartState, Refused
 from ptw.errors import PtwError
-from ptw.files.find import File
+from ptw.files.find import File, find
 from ptw.files.read import Row
 from ptw.tokens.tokenizer import Tokenizer
 from ptw.workspace.manifest import DatasetEntry
@@ -37,6 +39,42 @@ class Source:
     epochs: int | None
     shuffle: bool
 
+    @classmethod
+    def of(
+        cls,
+        root: Path,
+        dataset: DatasetEntry,
+        tokenizer: Tokenizer,
+        *,
+        window: int,
+        seed: int,
+        epochs: int | None,
+        shuffle: bool,
+    ) -> "Source":
+        if window < 2 or (epochs is not None and epochs < 1):
+            raise PtwError(
+                f"dataset {dataset.name}: window {window} must be 2 or more, epochs {epochs} 1 or more"
+            )
+        parts = tuple(Part(share.dataset, find(root, share.dataset.source)) for share in dataset.parts)
+        weights = whole_weights([share.weight for share in dataset.parts])
+        return cls(parts, weights, tokenizer, window, seed, epochs, shuffle)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What became of the next row of a part: `samples`, or why there are none.
+
+    `reason`: it is refused. `fault`: training ends here; where there is no `row`, the file can't be read on.
+    """
+
+    part: int
+    epoch: int  # of the part
+    row: Row | None
+    whole: Sample | None = None  # before it was fitted to the window
+    samples: tuple[tuple[Key, Sample], ...] = ()
+    reason: str | None = None
+    fault: PtwError | None = None
+
 
 @dataclass
 class _OpenBlock:
@@ -59,18 +97,30 @@ class Reader:
         self._block_of: dict[Key, _OpenBlock] = {}
         self._entries = self._read_on()
 
-    def read(self) -> list[tuple[Key, Sample]]:
-        """What the next row gives: nothing, where it is refused, or where an epoch ends in its place."""
-        entry = next(self._entries)
+    def read(self) -> Reading | None:
+        """What the next row gives; None where an epoch ends in its place. After a fault one may go on."""
+        try:
+            entry = next(self._entries)
+        except PtwError as error:
+            return Reading(self._at, self.state.epoch, None, fault=error)
         if entry is None:
-            return []
+            return None
         block, row = entry
-        samples, reason = self._samples(row)
-        self._count(row, samples, reason)
-        found = [(Key(self._at, self.state.row - 1, piece), sample) for piece, sample in enumerate(samples)]
-        for key, _ in found:
+        reading = self._reading(row)
+        for key, _ in reading.samples:
             self._hold(block, key)
-        return found
+        return reading
+
+    def _reading(self, row: Row) -> Reading:
+        epoch, whole = self.state.epoch, None
+        try:
+            whole = self._rendered(row)
+            samples, reason = self._fitted(whole)
+        except PtwError as error:
+            return Reading(self._at, epoch, row, whole, fault=error)
+        self._count(row, samples, reason)
+        pieces = ((Key(self._at, self.state.row - 1, piece), one) for piece, one in enumerate(samples))
+        return Reading(self._at, epoch, row, whole, tuple(pieces), reason)
 
     def reopen(self, wanted: Collection[Key]) -> dict[Key, Sample]:
         """Read again what was not handed out; the blocks that hold it begin where the state says."""
@@ -78,7 +128,7 @@ class Reader:
         for start, first in self.state.blocks:
             rows = next(self._blocks_from(start)).rows
             for row in sorted({key.row for key in wanted if first <= key.row < first + len(rows)}):
-                for piece, sample in enumerate(self._samples(rows[row - first])[0]):
+                for piece, sample in enumerate(self._fitted(self._rendered(rows[row - first]))[0]):
                     key = Key(self._at, row, piece)
                     if key in wanted:
                         self._hold(_OpenBlock(start, first), key)
@@ -118,10 +168,12 @@ class Reader:
         source = self._source
         return blocks(self._part.files, source.seed, start, source.shuffle, among=len(source.parts))
 
-    def _samples(self, row: Row) -> tuple[Sequence[Sample], str | None]:
-        tokenizer = self._source.tokenizer
-        sample = render(row, self._part.dataset, tokenizer)
-        return fit(sample, self._part.dataset, self._source.window, tokenizer.bos_id)
+    def _rendered(self, row: Row) -> Sample:
+        return render(row, self._part.dataset, self._source.tokenizer)
+
+    def _fitted(self, sample: Sample) -> tuple[Sequence[Sample], str | None]:
+        source = self._source
+        return fit(sample, self._part.dataset, source.window, source.tokenizer.bos_id)
 
     def _count(self, row: Row, samples: Sequence[Sample], reason: str | None) -> None:
         state = self.state

@@ -29,6 +29,8 @@ def render(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
 
     PtwError names the row: not of the dataset's format, refused by the template, a mask that can't be proven.
     """
+    if row.fault is not None:
+        raise row.fault
     try:
         sample = _RENDER[dataset.format](row, dataset, tokenizer)
     except PtwError as error:

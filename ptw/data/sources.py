@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ptw.errors import PtwError
 from ptw.files.find import File, content_digest, find
-from ptw.files.read import Row, read
+from ptw.files.read import Row, read_on
 
 
 class Position(NamedTuple):
@@ -18,16 +18,22 @@ class Position(NamedTuple):
 
 
 def rows(root: Path, source: tuple[str, ...], start: Position | None = None) -> Iterator[Row]:
-    """Every row, file by file; from `start` on without parsing what lies before. PtwError: no rows at all."""
-    return (row for _, row in walk(find(root, source), start or Position()))
+    """Every row, file by file; from `start` on without parsing what lies before.
+
+    PtwError: no rows at all, or a line that holds none.
+    """
+    for _, row in walk(find(root, source), start or Position()):
+        if row.fault is not None:
+            raise row.fault
+        yield row
 
 
 def walk(files: Sequence[File], start: Position) -> Iterator[tuple[Position, Row]]:
-    """Every row from `start` on, each with the position after it."""
+    """Every row from `start` on, each with the position after it; a line that holds none with its fault."""
     empty = start == Position()
     for at in range(start.file, len(files)):
         number, byte = (start.number, start.byte) if at == start.file else (0, 0)
-        for row in read(files[at], number, byte):
+        for row in read_on(files[at], number, byte):
             empty = False
             yield Position(at, row.number, row.end), row
     if empty:

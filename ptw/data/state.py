@@ -73,6 +73,10 @@ class State:
     rows_out: int = 0
     tokens_out: int = 0
 
+    @classmethod
+    def beginning(cls, parts: int) -> "State":
+        return cls(tuple(PartState() for _ in range(parts)))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and strings: as JSON or torch.save want them."""
         return {

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ptw.data.ahead import Ahead
-from ptw.data.mix import whole_weights
 from ptw.data.pack import PackedRow
 from ptw.data.produce import produce
-from ptw.data.reader import Part, Source
+from ptw.data.reader import Source
 from ptw.data.state import PartState, State, sealed, unsealed
 from ptw.errors import PtwError
-from ptw.files.find import find, size_bytes
+from ptw.files.find import size_bytes
 from ptw.tokens.tokenizer import Tokenizer
 from ptw.workspace.manifest import DatasetEntry, Share
 
@@ -40,15 +39,12 @@ class Stream:
         epochs: int | None,
         shuffle: bool = True,
     ) -> None:
-        if window < 2 or (epochs is not None and epochs < 1):
-            raise PtwError(
-                f"dataset {dataset.name}: window {window} must be 2 or more, epochs {epochs} 1 or more"
-            )
-        parts = tuple(Part(share.dataset, find(root, share.dataset.source)) for share in dataset.parts)
-        weights = whole_weights([share.weight for share in dataset.parts])
         self._name = dataset.name
-        self._source = Source(parts, weights, tokenizer, window, seed, epochs, shuffle)
-        self._state = State(tuple(PartState() for _ in parts))
+        self._source = Source.of(
+            root, dataset, tokenizer, window=window, seed=seed, epochs=epochs, shuffle=shuffle
+        )
+        parts = self._source.parts
+        self._state = State.beginning(len(parts))
         self._ahead: Ahead[tuple[PackedRow, State]] | None = None
         self._made_of = {
             "files": _digest([[file.place, size_bytes(file)] for part in parts for file in part.files]),

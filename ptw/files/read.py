@@ -22,13 +22,17 @@ _PARQUET_ROWS = 256
 
 @dataclass(frozen=True)
 class Row:
-    """One row. `number` counts lines (parquet: rows) from 1; the next begins at byte `end` of the content."""
+    """One row. `number` counts lines (parquet: rows) from 1; the next begins at byte `end` of the content.
+
+    `fault`: the line holds no row, and why; `value` is empty then.
+    """
 
     place: str
     value: dict[str, Any]
     number: int = 0
     end: int = 0
     size: int = 0
+    fault: PtwError | None = None
 
 
 def read(file: File, number: int = 0, byte: int = 0) -> Iterator[Row]:
@@ -36,6 +40,14 @@ def read(file: File, number: int = 0, byte: int = 0) -> Iterator[Row]:
 
     PtwError names file and line: not JSON, not UTF-8, not an object, cut off, unreadable.
     """
+    for row in read_on(file, number, byte):
+        if row.fault is not None:
+            raise row.fault
+        yield row
+
+
+def read_on(file: File, number: int = 0, byte: int = 0) -> Iterator[Row]:
+    """As `read`, but a line that holds no row is given with its `fault`, and the next ones after it."""
     with open_file(file) as handle:
         if file.place.endswith(".parquet"):
             yield from _parquet_rows(file, handle, number)
@@ -47,8 +59,14 @@ def _json_rows(file: File, handle: BinaryIO, number: int, byte: int) -> Iterator
     for line in _lines(file, _content(file, handle, byte)):
         number, byte = number + 1, byte + len(line) + 1
         if line.strip():
-            place = f"{file.place}:{number}"
-            yield Row(place, _parse(place, line, first=number == 1), number, byte, len(line))
+            yield _row(f"{file.place}:{number}", line, number, byte)
+
+
+def _row(place: str, line: bytes, number: int, end: int) -> Row:
+    try:
+        return Row(place, _parse(place, line, first=number == 1), number, end, len(line))
+    except PtwError as fault:
+        return Row(place, {}, number, end, len(line), fault)
 
 
 def _parse(place: str, line: bytes, first: bool) -> dict[str, Any]:

@@ -38,3 +38,17 @@ for (const area of document.querySelectorAll("[data-points]")) {
     if (step) { at = Math.min(Math.max(at + step, 0), places.length - 1); show(); event.preventDefault(); }
   });
 }
+const told = document.querySelector(".told");
+if (told) {
+  let last = null;
+  const tell = event => {
+    const found = event.target.closest("[data-told]");
+    if (found === last) return;
+    last?.classList.remove("on");
+    found?.classList.add("on");
+    last = found;
+    told.textContent = found ? found.dataset.told : "";
+  };
+  document.addEventListener("pointerover", tell);
+  document.addEventListener("pointerdown", tell);
+}

@@ -93,13 +93,16 @@ class Tokenizer:
 
     def item_ids(self, items: Sequence[str]) -> list[int]:
         """One id an item. PtwError: an item that is no token, or that is a special one."""
-        ids = [self._vocabulary.get(item, -1) for item in items]
-        for item, id_ in zip(items, ids, strict=True):
-            if id_ < 0 or id_ in self.special_ids:
-                raise PtwError(
-                    f"item {item!r} is not in tokenizer {self.name}; add it to the items, or drop the event"
-                )
-        return ids
+        for item in self.unknown_items(items):
+            raise PtwError(
+                f"item {item!r} is not in tokenizer {self.name}; add it to the items, or drop the event"
+            )
+        return [self._vocabulary[item] for item in items]
+
+    def unknown_items(self, items: Sequence[str]) -> list[str]:
+        """Those that are no token, or a special one."""
+        none = self.special_ids | {-1}
+        return [item for item in items if self._vocabulary.get(item, -1) in none]
 
     @property
     def stop_ids(self) -> set[int]:
