@@ -39,6 +39,9 @@ def _read(survey: Survey) -> Iterator[Fact]:
     for note in survey.tokenizer.notes:
         yield "note", note
     yield "read", _how_much(survey)
+    # that no row can be used is no news where each has been told
+    if survey.ended_by not in (None, survey.fault) and any(tally.used for tally in survey.tallies):
+        yield "ended by", str(survey.ended_by)
 
 
 def _how_much(survey: Survey) -> str:

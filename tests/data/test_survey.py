@@ -4,6 +4,8 @@ import io
 import json
 import math
 import re
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from html import unescape
@@ -134,6 +136,11 @@ def test_a_file_that_breaks_off_leaves_what_was_read_before(
     assert epoch(survey) is None  # nobody knows how large it is
     assert as_json(survey)["epoch"] is None
     assert "unknown" in printed(survey)
+    assert "ended by" not in printed(survey)  # it is the fault itself
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(f"[]\n{lines}".encode())[:-9])
+    survey = surveyed(tmp_path, DatasetEntry("a", ("a.jsonl.zst",), "event"), item_tokenizer)
+    assert "a row must be a JSON object" in str(survey.fault)
+    assert re.search("ended by +a.jsonl.zst: cut off or damaged", printed(survey))
 
 
 def test_a_part_is_told_as_a_part_and_reckoned_up(item_tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -195,6 +202,28 @@ def test_a_sample_shows_exactly_what_is_learnt(
 def _learnt_spans(html: str, id_: str) -> list[str]:
     own = html.partition(f"<h3>{id_} ")[2].partition("</div>")[0]
     return re.findall(r'<span class="l[^>]*>(.*?)</span>', own, re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium")
+def test_a_browser_tells_the_ids_of_what_one_points_at(
+    chat_tokenizer: Callable[..., Tokenizer], tmp_path: Path
+) -> None:
+    tokenizer = chat_tokenizer()
+    survey = surveyed(tmp_path, write_chats(tmp_path, [chat("Hello", "日")]), tokenizer)
+    probe = (
+        "<script>[...document.querySelectorAll('.l')][0]"
+        ".dispatchEvent(new PointerEvent('pointerover', {bubbles: true}));</script>"
+    )
+    html = re.sub(r"<meta http-equiv.*?>", "", as_html(survey, ())).replace("</body>", f"{probe}</body>")
+    (tmp_path / "page.html").write_text(html)
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    address = (tmp_path / "page.html").as_uri()
+    shown = subprocess.run([*command, address], capture_output=True, text=True, timeout=60).stdout
+    ids = tokenizer.encode("日")
+    told = "  ".join(f"{id_} {tokenizer.hf.convert_ids_to_tokens(id_)!r}" for id_ in ids)
+    assert f'<div class="told" role="status">{told}</div>' in shown
+    assert len(ids) == 3
 
 
 def test_a_long_sample_is_shown_by_its_ends(chat_tokenizer: Callable[..., Tokenizer], tmp_path: Path) -> None:
