@@ -22,6 +22,11 @@ class Settings:
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.1
     clip_norm: float = 1.0
+    on_nan: Literal["stop", "skip"] = "stop"  # a loss or gradient that is no number
+    on_spike: Literal["stop", "skip", "ignore"] = (
+        "ignore"  # a loss far above the last ones; it is told anyhow
+    )
+    spike_sigmas: float = 6.0  # how far above is a spike
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_every: int = 100
     eval_every: int | None = None  # steps between measurements; without it: once an epoch
@@ -38,6 +43,7 @@ def train(run: Run, settings: Settings) -> None:
         warmup=settings.warmup,
         schedule=settings.schedule,
     )
+    run.heed(settings.on_nan, settings.on_spike, settings.spike_sigmas)
     batches = run.batches(
         settings.steps,
         epochs=settings.epochs,

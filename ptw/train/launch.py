@@ -142,11 +142,28 @@ def _fit(plan: Plan, outcome: list[Exception]) -> None:
 def _on_worker(values: dict[str, Any]) -> None:
     """How it ended stands in the run's record; raising makes Ray end the other workers, who may wait."""
     plan = Plan.from_json(values)
+    _hear_sigterm()
     try:
-        worker.work(plan)
+        worker.work(plan, leaving=_is_told_to_go)
     except Exception:
         if plan.cluster.workers > 1 or record.read(plan.run_folder()).state == "running":
             raise
+
+
+def _hear_sigterm() -> None:
+    """Ray trains in a thread, and only the main one, in which an actor's own tasks run, hears signals."""
+    import ray
+
+    me = ray.get_runtime_context().current_actor
+    ray.get(me.execute.remote(worker.hear_sigterm))
+
+
+def _is_told_to_go() -> bool:
+    """By SIGTERM, or because the cluster takes one of the run's machines away (Ray drains it)."""
+    import ray.train
+
+    drained = getattr(ray.train, "get_preemption_info", lambda: None)()  # older ones can't tell
+    return worker.told_to_go.is_set() or drained is not None
 
 
 @contextmanager

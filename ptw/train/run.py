@@ -18,12 +18,11 @@ from ptw.train import checkpoint, count, demand, flops, held_out, weights
 from ptw.train.chance import random_state, restore_random
 from ptw.train.feed import Batch, Feed, StepRows, batches
 from ptw.train.group import Group
+from ptw.train.guard import Guard, OnNaN, OnSpike
 from ptw.train.ledger import Ledger
 from ptw.train.optimize import Schedule, ScheduleName, adamw
 from ptw.train.parallel import shard
 from ptw.train.plan import Plan
-
-SAMPLES_NAMED = 8
 
 
 class Stopped(Exception):
@@ -37,11 +36,14 @@ class Run:
         self.plan = plan
         self.group = group
         self.ledger = Ledger(plan.run_folder(), group)
+        self.guard = Guard(group, self.ledger)
         self.steps_done = 0
         self.total_steps: int | None = None
         self.best = weights.Best()
         self._stopping = stopping
         self._stop_agreed = False
+        self._skipped = False  # the step that was computed last
+        self._again = False  # steps_done is as it was a step ago
         self._losses: list[tuple[Tensor, Batch]] = []
         self._current: Batch | None = None
         self._step_began = 0.0
@@ -80,6 +82,10 @@ class Run:
         self._optimizer = adamw(self.loaded.module, learning_rate, weight_decay)
         return self._optimizer
 
+    def heed(self, on_nan: OnNaN, on_spike: OnSpike, spike_sigmas: float) -> None:
+        """What to do with a step whose loss is no number, or a spike; one left out has no effect."""
+        self.guard.heed(on_nan, on_spike, spike_sigmas)
+
     def batches(
         self,
         steps: int | None = None,
@@ -116,7 +122,7 @@ class Run:
                 if self._stop_agreed:
                     self._save_checkpoint()
                     raise Stopped
-                if self.steps_done % checkpoint_every == 0:
+                if self.steps_done % checkpoint_every == 0 and not self._skipped:
                     self._save_checkpoint()
             if self.steps_done % checkpoint_every:
                 self._save_checkpoint()
@@ -143,18 +149,21 @@ class Run:
             return
         own = torch.stack([share for share, _ in self._losses]).sum().item()
         mean, stop = self.group.sum(own, float(self._stopping()))
-        self._demand_finite(mean, "loss")
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         clipped = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
         norm = whole(clipped).item()
-        self._demand_finite(norm, "gradient")
+        self._stop_agreed = stop > 0
+        self._skipped = self.guard.refuses(self.steps_done + 1, mean, norm, batch.step, self._losses)
+        if self._skipped:
+            optimizer.zero_grad()
+            self._losses.clear()
+            return
         rate = self._schedule.at(self.steps_done, self.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
         self.steps_done += 1
-        self._stop_agreed = stop > 0
         self._write_down(batch.step, mean, norm, rate)
         self._losses.clear()
 
@@ -163,7 +172,9 @@ class Run:
         demand.positive(eval_every=1 if every is None else every)
         if self._current is None or not self._current.first:
             return False
-        return self._feed.epoch_ended if every is None else self.steps_done % every == 0
+        if every is None:
+            return self._feed.epoch_ended
+        return self.steps_done % every == 0 and not self._again
 
     def log(self, **values: float) -> None:
         """Measured figures, beside the training steps in metrics.jsonl."""
@@ -237,6 +248,7 @@ class Run:
             self.steps_done, self.total_steps = state["step"], state["total"]
             self._feed.load_state_dict(state["feed"])
             self.best = weights.Best(**state["best"])
+            self.guard.load_state_dict(state["guard"])
             if self.group.rank < len(state["random"]):
                 restore_random(state["random"][self.group.rank])
         self.ledger.cut(self.steps_done)
@@ -247,6 +259,7 @@ class Run:
             "total": self.total_steps,
             "feed": self._feed.state_dict(),
             "best": vars(self.best),
+            "guard": self.guard.state_dict(),
             "random": self.group.gathered(random_state()),
         }
         folder = self.plan.run_folder()
@@ -254,13 +267,13 @@ class Run:
         weights.forget(folder, self.best, self.group)
 
     def _passes(self, step: StepRows, rows_at_once: int) -> Iterator[Batch]:
-        before = self.steps_done
+        before, self._again, self._skipped = self.steps_done, self._skipped, False
         self._step_began = time.perf_counter() - self._feed.seconds
         for batch in batches(step, rows_at_once, self.group.rank, self.group.world, self.group.device):
             self._current = batch
             yield batch
         self._current = None
-        assert self.steps_done == before + 1, "a recipe calls run.step once for every batch"
+        assert self.steps_done == before + (not self._skipped), "a recipe calls run.step once for every batch"
 
     def _write_down(self, step: StepRows, loss: float, norm: float, rate: float) -> None:
         if self._record_samples:
@@ -276,19 +289,6 @@ class Run:
             **step.facts(),
             **self._meter.measured([row.lengths for row in step.rows], step.learnt, seconds),
             feed_seconds=self._feed.seconds,
-        )
-
-    def _demand_finite(self, value: float, what: str) -> None:
-        if math.isfinite(value):
-            return
-        bad = [batch for share, batch in self._losses if not math.isfinite(share.item())]
-        bad = bad or [batch for _, batch in self._losses]
-        own = [sample for batch in bad for row in batch.rows for sample in row.samples]
-        samples = [sample for part in self.group.gathered(own) for sample in part]
-        more = f" and {len(samples) - SAMPLES_NAMED} more" if len(samples) > SAMPLES_NAMED else ""
-        raise PtwError(
-            f"step {self.steps_done + 1}: the {what} is {value}, on the samples "
-            f"{', '.join(samples[:SAMPLES_NAMED])}{more}; look at them, or lower learning_rate"
         )
 
     def _tell_refused(self) -> None:
