@@ -28,7 +28,7 @@ ARROWS = {
     "ptw/data": {"errors", "workspace", "files", "tokens"},
     "ptw/runs": {"errors", "workspace", "tokens", "nn", "ports"},
     "ptw/evals": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs"},
-    "ptw/train": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs", "evals"},
+    "ptw/train": {"errors", "workspace", "files", "tokens", "nn", "ports", "data", "runs", "evals"},
     "ptw/agent": {"errors", "workspace", "ports", "verify", "runs"},
     "ptw/cli": {
         "errors",
@@ -60,7 +60,7 @@ HEAVY = {
     "litellm": ("ptw/agent/llm.py",),
     "git": ("ptw/agent", "ptw/verify", "ptw/workspace", "ptw/runs"),
     "peft": ("ptw/verify",),
-    "ray": ("ptw/train/launch.py",),
+    "ray": ("ptw/train/launch.py", "ptw/train/connect.py", "ptw/train/jobs/cluster.py"),
     "transformers": ("ptw/agent", "ptw/ports", "ptw/tokens", "ptw/verify"),
 }
 

@@ -74,6 +74,14 @@ def work(
             _end(plan, group, "done", None)
 
 
+def hosts_that_miss(folder: Path) -> list[str]:
+    """The machines of workers that don't see the run's folder."""
+    with joined() as group:
+        sees = (folder / record.FILE).is_file()
+        missing = group.gathered(None if sees else socket.gethostname())
+    return sorted({host for host in missing if host is not None})
+
+
 def _train(plan: Plan, group: Group, stopping: Callable[[], bool]) -> None:
     # counted before anything can be lost: also what dies while it loads the model is not tried for ever
     saved = group.shared(checkpoint.complete(plan.run_folder()))

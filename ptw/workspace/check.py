@@ -51,6 +51,7 @@ def document_problems(document: Document) -> list[Problem]:
         "models": model_problems,
         "tokenizers": tokenizer_problems,
         "datasets": dataset_problems,
+        "clusters": cluster_problems,
         "recipes": recipe_problems,
     }
     for section, check in checks.items():
@@ -141,6 +142,26 @@ def dataset_problems(document: Document, name: str, entry: Entry) -> Iterator[Pr
     if form == "chat" and entry.get("too_long") == "split":
         hint = "choose error, truncate or drop"
         yield document.problem((*path, "too_long"), "split", "a chat cannot be split", hint)
+
+
+def cluster_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
+    """`storage` and `folder` are of clusters that take jobs."""
+    address, storage = text_of(entry, "address"), text_of(entry, "storage")
+    if address is not None and address.startswith(("http://", "https://")):
+        if "storage" not in entry:
+            hint = "add storage: a folder that this machine and the cluster's see, or a URL (s3://bucket/ptw)"
+            message = "runs are handed to it as jobs, and nothing says where they are fetched from"
+            yield document.problem(("clusters", name, "storage"), None, message, hint)
+        elif storage is not None and "://" not in storage and not storage.startswith("/"):
+            hint = "write the whole path, or a URL"
+            yield document.problem(
+                ("clusters", name, "storage"), storage, "not the same on all machines", hint
+            )
+        return
+    for key in ("storage", "folder"):
+        if key in entry:
+            hint = "give the address of the Jobs API, http://head:8265, or remove the line"
+            yield document.problem(("clusters", name, key), entry[key], "only a cluster of jobs has it", hint)
 
 
 def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:

@@ -46,6 +46,13 @@ class ClusterEntry:
     address: str | None = None  # default: a local Ray
     workers: int = 1
     gpus_per_worker: float = 0
+    storage: str | None = None  # where a job's runs are seen from here
+    folder: str | None = None  # where they lie on the cluster
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether runs are handed to it, and not driven from here: its address is the Jobs API's."""
+        return (self.address or "").startswith(("http://", "https://"))
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ def train(run, settings):
 """
 
 
-def until(step: int, folder: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def until(step: int, folder: Path, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + patience_seconds
     while time.monotonic() < deadline:
         if folder.is_dir() and len(steps_of(folder)) >= step:
             return
