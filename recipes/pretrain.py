@@ -25,6 +25,9 @@ class Settings(AdapterSettings):
     clip_norm: float = 1.0
     label_smoothing: float = 0.0  # which part of a target is spread over the vocabulary
     z_loss: float = 0.0  # times the squared logarithm of the softmax's sum; 1e-4 is usual
+    on_nan: Literal["stop", "skip"] = "stop"  # a loss or gradient that is no number
+    on_spike: Literal["stop", "skip", "ignore"] = "ignore"  # a loss far above the last ones; told anyhow
+    spike_sigmas: float = 6.0  # how far above is a spike
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_every: int = 100
     eval_every: int | None = None  # steps between measurements; without it: once an epoch
@@ -41,6 +44,7 @@ def train(run: Run, settings: Settings) -> None:
         warmup=settings.warmup,
         schedule=settings.schedule,
     )
+    run.heed(settings.on_nan, settings.on_spike, settings.spike_sigmas)
     batches = run.batches(
         settings.steps,
         epochs=settings.epochs,

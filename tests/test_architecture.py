@@ -30,7 +30,7 @@ ARROWS = {
     "ptw/runs": {"errors", "pages", "workspace", "tokens", "nn", "ports"},
     "ptw/evals": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs"},
     "ptw/track": {"errors", "runs"},
-    "ptw/train": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs", "evals", "track"},
+    "ptw/train": {"errors", "workspace", "files", "tokens", "nn", "ports", "data", "runs", "evals", "track"},
     "ptw/survey": {"errors", "pages", "workspace", "files", "tokens", "data", "train"},
     "ptw/agent": {"errors", "workspace", "ports", "verify", "runs"},
     "ptw/cli": {
@@ -68,7 +68,7 @@ HEAVY = {
     "wandb": ("ptw/track/wandb.py",),
     "git": ("ptw/agent", "ptw/verify", "ptw/workspace", "ptw/runs"),
     "peft": ("ptw/verify",),
-    "ray": ("ptw/train/launch.py",),
+    "ray": ("ptw/train/launch.py", "ptw/train/connect.py", "ptw/train/jobs/cluster.py"),
     "transformers": ("ptw/agent", "ptw/ports", "ptw/tokens", "ptw/verify"),
 }
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 from ptw import __version__
+from ptw.cli import cluster as cluster
 from ptw.cli.asking import evaluate, generate
 from ptw.cli.looking import data
 from ptw.cli.making import check, eject, init, schema

@@ -1,12 +1,15 @@
 """Which commands are about runs? Training, listing and showing them, exporting their models."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from ptw.cli.speaking import as_json, opened, print_json, print_rich, put, workspace_root
 from ptw.errors import PtwError
+
+if TYPE_CHECKING:
+    from ptw.runs.record import RunRecord
 
 
 def as_pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -26,7 +29,10 @@ def as_pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
 @click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, callback=as_pairs, help="Try a setting."
 )
-def train(name: str, resume: bool, dry_run: bool, overrides: dict[str, str]) -> None:
+@click.option(
+    "--detach", is_flag=True, help="On a cluster of jobs: leave it there; `ptw runs follow` shows it."
+)
+def train(name: str, resume: bool, dry_run: bool, overrides: dict[str, str], detach: bool) -> None:
     """Run a recipe of workspace.toml on Ray."""
     workspace = opened()
     if dry_run:
@@ -34,9 +40,18 @@ def train(name: str, resume: bool, dry_run: bool, overrides: dict[str, str]) -> 
 
         click.echo(describe(resolve(workspace, name, overrides)))
         return
-    from ptw.train.launch import train as launch
+    from ptw.train.jobs.train import train as launch
 
-    click.echo(launch(workspace, name, overrides, resume).name)
+    click.echo(launch(workspace, name, overrides, resume, detach))
+
+
+def as_it_is_now(found: "RunRecord") -> "RunRecord":
+    """Asks the cluster that it trains on, if there is one."""
+    if found.job is None or found.state != "running":
+        return found
+    from ptw.train.jobs.follow import refreshed
+
+    return refreshed(found)
 
 
 @click.group(invoke_without_command=True)
@@ -49,7 +64,7 @@ def runs(ctx: click.Context, as_json: bool) -> None:
     root = workspace_root()
     from ptw.runs import record, report
 
-    records = record.list_runs(root)
+    records = [as_it_is_now(one) for one in record.list_runs(root)]
     if as_json:
         print_json([one.as_json() for one in records])
     else:
@@ -70,7 +85,7 @@ def show(run: str, html: Path | None, as_json: bool) -> None:
     root = workspace_root()
     from ptw.runs import record, report
 
-    found = record.open_run(root, run)
+    found = as_it_is_now(record.open_run(root, run))
     if "table" in found.plan:  # of add-model
         if html is not None:
             raise PtwError(f"{found.name}: --html is for training runs; --json has the conversation whole")

@@ -53,7 +53,7 @@ def verify(
     mutants: bool,
     full_table: bool,
 ) -> None:
-    """Check ports and tokenizers against Hugging Face (all, if none is named).
+    """Check ports and tokenizers against Hugging Face (default: all).
 
     NAME is a port, a model, a tokenizer, or a run, whose exported tokenizer is checked.
     """

@@ -23,6 +23,20 @@ def commit_of(root: Path) -> tuple[str | None, bool | None]:
         return None, None  # no repository here, or one without a commit
 
 
+def tracked(root: Path) -> list[str]:
+    """Files that the workspace's repository tracks, below `root`; none outside a repository."""
+    try:
+        import git
+    except ImportError:  # GitPython finds no git program
+        return []
+    try:
+        with git.Repo(root, search_parent_directories=True) as repository:
+            listed: str = git.Git(root).ls_files("-z", "--cached")
+            return [name for name in listed.split("\0") if name] if repository else []
+    except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.GitCommandError):
+        return []
+
+
 def versions() -> dict[str, str]:
     """Python and the packages that numbers depend on."""
     found = {"python": platform.python_version()}

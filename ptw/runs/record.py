@@ -45,6 +45,8 @@ class RunRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
     overrides: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str | None = None  # of the tokenizer
+    job: Mapping[str, Any] | None = None  # to which cluster it was handed, and where its files are seen
+    faults: Mapping[str, int] = field(default_factory=dict)  # steps: nan, spikes, and of both those skipped
 
     @property
     def name(self) -> str:

@@ -126,6 +126,9 @@ def _facts(record: RunRecord) -> list[tuple[str, RenderableType]]:
     ]
     if record.overrides:
         facts.append(("--set", ", ".join(f"{key}={value}" for key, value in record.overrides.items())))
+    if any(record.faults.values()):
+        counts = ", ".join(f"{count} {kind}" for kind, count in record.faults.items() if count)
+        facts.append(("steps with faults", counts))
     measured = [line for line in lines.read(record.folder / METRICS)[0] if line.get("kind") == "eval"]
     for line in measured[:1] + measured[1:][-4:]:
         values = ", ".join(

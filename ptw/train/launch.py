@@ -1,13 +1,13 @@
 """How is a run started, on Ray, so that lost workers come back, and stopped, so that nothing is lost?"""
 
 import dataclasses
-import logging
 import os
 import secrets
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,21 +19,29 @@ from ptw.runs import lock, record
 from ptw.tokens.tokenizer import open_tokenizer
 from ptw.track.follow import tracked
 from ptw.train import worker
+from ptw.train.connect import last_line, ray_for, threads_of, told_of_room
 from ptw.train.facts import digests_of, facts_of
 from ptw.train.plan import Plan, differences, resolve
 from ptw.train.progress import watching
 from ptw.workspace.manifest import Workspace
 
-REACH_SECONDS = 5.0
 POLL_SECONDS = 0.2
+ROOM_SECONDS = 10.0  # between looks at whether the cluster still has room
 MOST_STARTS = 100
-HEALTH_SECONDS = "0.5"  # between Ray's looks at its workers: also how fast a lost one is noticed
-QUIET = ("ray", "ray.train", "ray.data", "ray.tune", "ray._private")
 
 
 def train(workspace: Workspace, recipe: str, overrides: Mapping[str, str], resume: bool) -> Path:
     """Run a recipe to its end; the run's folder. KeyboardInterrupt after a stop that was asked for."""
-    found = _resumed(workspace, recipe, overrides) if resume else _new(workspace, recipe, overrides)
+    return carry_out(begun(workspace, recipe, overrides, resume))
+
+
+def begun(workspace: Workspace, recipe: str, overrides: Mapping[str, str], resume: bool) -> record.RunRecord:
+    """A new run, or the recipe's newest unfinished one; PtwError if what it is made from changed since."""
+    return _resumed(workspace, recipe, overrides) if resume else _new(workspace, recipe, overrides)
+
+
+def carry_out(found: record.RunRecord) -> Path:
+    """Train this run from here; its folder."""
     folder = found.folder
     with lock.held(folder, "driver"):
         plan = dataclasses.replace(
@@ -73,7 +81,6 @@ def _new(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> rec
 
 
 def _resumed(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> record.RunRecord:
-    """The recipe's newest unfinished run; PtwError if what it is made from has changed since."""
     mine = [found for found in record.list_runs(workspace.root) if found.recipe == recipe]
     unfinished = [found for found in mine if found.state != "done"]
     if not unfinished:
@@ -99,20 +106,23 @@ def _resumed(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) ->
 
 def _on_ray(plan: Plan) -> None:
     """Ray Train, with a watch on the run's folder. A stop is asked for by a file, which workers look for."""
-    with _ray(plan) as ours, watching(plan.run_folder()) as watch:
+    with ray_for(plan) as ours, watching(plan.run_folder()) as watch:
         if ours:
-            plan = dataclasses.replace(plan, threads=_threads(plan.cluster.workers))
+            plan = dataclasses.replace(plan, threads=threads_of(plan.cluster.workers))
         outcome: list[Exception] = []
         thread = threading.Thread(target=_fit, args=(plan, outcome), daemon=True)
         stop = plan.run_folder() / worker.STOP
         with tracked(plan.run_folder(), plan.tracking), _stop_on_signals(stop, watch.console.print):
             thread.start()
+            looked, short = time.monotonic(), None
             while thread.is_alive():
                 watch.poll()
                 thread.join(POLL_SECONDS)
+                if time.monotonic() > looked + ROOM_SECONDS:
+                    looked, short = time.monotonic(), told_of_room(plan, short)
         watch.poll()
     if outcome and record.read(plan.run_folder()).state == "running":
-        raise PtwError(f"Ray could not train: {_last_line(outcome[0])}") from outcome[0]
+        raise PtwError(f"Ray could not train: {last_line(outcome[0])}") from outcome[0]
 
 
 def _fit(plan: Plan, outcome: list[Exception]) -> None:
@@ -123,7 +133,7 @@ def _fit(plan: Plan, outcome: list[Exception]) -> None:
     gpus = cluster.gpus_per_worker
     resources = {"CPU": 1, **({"GPU": gpus} if gpus else {})}
     try:
-        TorchTrainer(
+        result = TorchTrainer(
             _on_worker,
             train_loop_config=plan.as_json(),
             scaling_config=ScalingConfig(
@@ -137,88 +147,47 @@ def _fit(plan: Plan, outcome: list[Exception]) -> None:
                 failure_config=FailureConfig(max_failures=MOST_STARTS),
             ),
         ).fit()
+        if isinstance(getattr(result, "return_value", None), str):
+            outcome.append(PtwError(result.return_value))
     except Exception as error:
         outcome.append(error)
 
 
-def _on_worker(values: dict[str, Any]) -> None:
-    """How it ended stands in the run's record; raising makes Ray end the other workers, who may wait."""
+def _on_worker(values: dict[str, Any]) -> str | None:
+    """How it ended stands in the run's record; raising makes Ray end the other workers, who may wait.
+
+    What comes back is why there is no record to say it in.
+    """
     plan = Plan.from_json(values)
+    if blind := worker.hosts_that_miss(plan.run_folder()):
+        return (
+            f"{plan.run_folder()} is not there on {', '.join(blind)}: all machines that train a run must see "
+            "one folder; train on one machine, or put the workspace (a job's: clusters.<name>.folder) on a "
+            "disk that they share"
+        )
+    _hear_sigterm()
     try:
-        worker.work(plan)
+        worker.work(plan, leaving=_is_told_to_go)
     except Exception:
         if plan.cluster.workers > 1 or record.read(plan.run_folder()).state == "running":
             raise
+    return None
 
 
-@contextmanager
-def _ray(plan: Plan) -> Iterator[bool]:
-    """A Ray to train on: one that this process is connected to, the cluster's, or our own; True: our own."""
-    address = plan.cluster.address
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_SECONDS)
-    if address is None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if "RAY_AUTH_MODE" not in os.environ:  # nobody else is to talk to our Ray
-            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+def _hear_sigterm() -> None:
+    """Ray trains in a thread, and only the main one, in which an actor's own tasks run, hears signals."""
     import ray
 
-    if ray.is_initialized():
-        _demand_room(plan, ray.cluster_resources())
-        yield address is None
-        return
-    if address is not None:
-        _demand_reachable(address)
-    cpus = None if address else max(plan.cluster.workers, os.cpu_count() or 1)
-    try:
-        ray.init(
-            address=address or "local",
-            num_cpus=cpus,
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (OSError, RuntimeError, ValueError, TimeoutError, SystemExit) as error:
-        where = f"cluster {plan.cluster.name}: no Ray at {address}" if address else "a local Ray cannot start"
-        hint = "check the address" if address else "is a port that Ray is told to use taken?"
-        raise PtwError(f"{where}: {_last_line(error)}; {hint}") from error
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        _demand_room(plan, ray.cluster_resources())
-        yield address is None
-    finally:
-        ray.shutdown()  # our connection, and our own Ray: never anybody else's
+    me = ray.get_runtime_context().current_actor
+    ray.get(me.execute.remote(worker.hear_sigterm))
 
 
-def _demand_reachable(address: str) -> None:
-    """Ray itself tries for two minutes and then ends the process."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
-    except OSError as error:
-        raise PtwError(
-            f"workspace.toml: no Ray cluster answers at {address}: {error.strerror or error}; start it "
-            "(`ray start --head`), correct `address`, or leave it out to train on this machine"
-        ) from error
+def _is_told_to_go() -> bool:
+    """By SIGTERM, or because the cluster takes one of the run's machines away (Ray drains it)."""
+    import ray.train
 
-
-def _demand_room(plan: Plan, there: Mapping[str, float]) -> None:
-    cluster = plan.cluster
-    needed = {"CPU": float(cluster.workers), "GPU": cluster.workers * cluster.gpus_per_worker}
-    for kind, count in needed.items():
-        if count > there.get(kind, 0):
-            raise PtwError(
-                f"cluster {cluster.name}: {cluster.workers} workers need {count:g} {kind}s, and Ray has "
-                f"{there.get(kind, 0):g}; lower `workers` or `gpus_per_worker`, or add machines"
-            )
-
-
-def _threads(workers: int) -> int:
-    """Of each worker on this machine: they share its cores."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() else max(1, (os.cpu_count() or 1) // workers)
+    drained = getattr(ray.train, "get_preemption_info", lambda: None)()  # older ones can't tell
+    return worker.told_to_go.is_set() or drained is not None
 
 
 @contextmanager
@@ -240,8 +209,3 @@ def _stop_on_signals(stop: Path, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _last_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[-1] if text else type(error).__name__

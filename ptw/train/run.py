@@ -18,17 +18,13 @@ from ptw.train import checkpoint, count, demand, held_out, weights
 from ptw.train.adapted import EVERYTHING, AdapterSettings
 from ptw.train.chance import random_state, restore_random
 from ptw.train.feed import Batch, Feed, StepRows, batches
-from ptw.train.finite import demand_finite
 from ptw.train.group import Group
+from ptw.train.guard import Guard, OnNaN, OnSpike
 from ptw.train.ledger import Ledger
 from ptw.train.meter import Meter
 from ptw.train.optimize import Schedule, ScheduleName, adamw
 from ptw.train.peaks import peak
 from ptw.train.plan import Plan
-
-
-class Stopped(Exception):
-    """Nothing went wrong: somebody asked the run to stop, and a checkpoint was saved."""
 
 
 class Run:
@@ -38,11 +34,14 @@ class Run:
         self.plan = plan
         self.group = group
         self.ledger = Ledger(plan.run_folder(), group)
+        self.guard = Guard(group, self.ledger)
         self.steps_done = 0
         self.total_steps: int | None = None
         self.best = weights.Best()
         self._stopping = stopping
         self._stop_agreed = False
+        self._skipped = False  # the step that was computed last
+        self._again = False  # steps_done is as it was a step ago
         self._losses: list[tuple[Tensor, Batch]] = []
         self._current: Batch | None = None
         self._step_began = 0.0
@@ -84,6 +83,10 @@ class Run:
         self._optimizer = adamw(self.loaded.module, learning_rate, weight_decay)
         return self._optimizer
 
+    def heed(self, on_nan: OnNaN, on_spike: OnSpike, spike_sigmas: float) -> None:
+        """What to do with a step whose loss is no number, or a spike; one left out has no effect."""
+        self.guard.heed(on_nan, on_spike, spike_sigmas)
+
     def batches(
         self,
         steps: int | None = None,
@@ -119,12 +122,13 @@ class Run:
                 yield from self._passes(step, rows_at_once)
                 if self._stop_agreed:
                     self._save_checkpoint()
-                    raise Stopped
-                if self.steps_done % checkpoint_every == 0:
+                    raise count.Stopped
+                if self.steps_done % checkpoint_every == 0 and not self._skipped:
                     self._save_checkpoint()
             if self.steps_done % checkpoint_every:
                 self._save_checkpoint()
-            self._tell_refused()
+            for text, refused in self._feed.remarks():
+                self.ledger.say(text, refused=refused)
         finally:
             stream.close()
 
@@ -152,18 +156,21 @@ class Run:
             return
         own = torch.stack([share for share, _ in self._losses]).sum().item()
         mean, stop = self.group.sum(self.group.once(own), float(self._stopping()))
-        demand_finite(self.group, self.steps_done + 1, self._losses, loss=mean)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         clipped = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
         norm = whole(clipped).item()
-        demand_finite(self.group, self.steps_done + 1, self._losses, gradient=norm)
+        self._stop_agreed = stop > 0
+        self._skipped = self.guard.refuses(self.steps_done + 1, mean, norm, batch.step, self._losses)
+        if self._skipped:
+            optimizer.zero_grad()
+            self._losses.clear()
+            return
         rate = self._schedule.at(self.steps_done, self.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
         self.steps_done += 1
-        self._stop_agreed = stop > 0
         self._write_down(batch.step, mean, norm, rate)
         self._losses.clear()
 
@@ -172,7 +179,9 @@ class Run:
         demand.positive(eval_every=1 if every is None else every)
         if self._current is None or not self._current.first:
             return False
-        return self._feed.epoch_ended if every is None else self.steps_done % every == 0
+        if every is None:
+            return self._feed.epoch_ended
+        return self.steps_done % every == 0 and not self._again
 
     def log(self, **values: float) -> None:
         """Measured figures, beside the training steps in metrics.jsonl."""
@@ -233,10 +242,7 @@ class Run:
     def _count(self, window: int, rows: int, seed: int) -> int:
         """Steps of the first epoch: the others differ by how well they pack."""
         with closing(self._open_stream(window, seed, 1)) as stream:
-            found = count.rows_of(stream, self.group, self._stopping)
-        if found is None:
-            raise Stopped
-        return -(-found // rows)
+            return -(-count.rows_of(stream, self.group, self._stopping) // rows)
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
@@ -246,6 +252,7 @@ class Run:
             self.steps_done, self.total_steps = state["step"], state["total"]
             self._feed.load_state_dict(state["feed"])
             self.best = weights.Best(**state["best"])
+            self.guard.load_state_dict(state["guard"])
             if self.group.data_rank < len(state["random"]):
                 restore_random(state["random"][self.group.data_rank])
         self.ledger.cut(self.steps_done)
@@ -256,6 +263,7 @@ class Run:
             "total": self.total_steps,
             "feed": self._feed.state_dict(),
             "best": vars(self.best),
+            "guard": self.guard.state_dict(),
             "random": self.group.by_batch(random_state()),
         }
         folder = self.plan.run_folder()
@@ -263,13 +271,13 @@ class Run:
         weights.forget(folder, self.best, self.group)
 
     def _passes(self, step: StepRows, rows_at_once: int) -> Iterator[Batch]:
-        before = self.steps_done
+        before, self._again, self._skipped = self.steps_done, self._skipped, False
         self._step_began = time.perf_counter() - self._feed.seconds
         for batch in batches(step, rows_at_once, self.group):
             self._current = batch
             yield batch
         self._current = None
-        assert self.steps_done == before + 1, "a recipe calls run.step once for every batch"
+        assert self.steps_done == before + (not self._skipped), "a recipe calls run.step once for every batch"
 
     def _write_down(self, step: StepRows, loss: float, norm: float, rate: float) -> None:
         if self._record_samples:
@@ -285,7 +293,3 @@ class Run:
             **step.facts(),
             **self._meter.measured(step, seconds, self._feed.seconds),
         )
-
-    def _tell_refused(self) -> None:
-        for text, refused in self._feed.remarks():
-            self.ledger.say(text, refused=refused)

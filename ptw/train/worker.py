@@ -22,22 +22,32 @@ from ptw.errors import PtwError
 from ptw.runs import lock, record
 from ptw.track.follow import tracked
 from ptw.train import checkpoint
+from ptw.train.count import Stopped
 from ptw.train.facts import facts_of
 from ptw.train.group import Group, joined
 from ptw.train.ledger import Ledger
 from ptw.train.plan import Plan
-from ptw.train.run import Run, Stopped
+from ptw.train.run import Run
 from ptw.workspace import rooms
 
 STOP = "stop"  # a file in the run's folder: whoever makes it asks the run to save and stop
 ERROR = "error.txt"
 LOCK_SECONDS = 60.0  # a worker that lost its driver takes a moment to die
 
+told_to_go = threading.Event()  # by SIGTERM, in a process that Ray started
 
-def work(plan: Plan, stopping: Callable[[], bool] = lambda: False) -> None:
+
+class Gone(Exception):
+    """A worker's machine is taken away: a checkpoint was saved, and the workers are to be started again."""
+
+
+def work(
+    plan: Plan, stopping: Callable[[], bool] = lambda: False, leaving: Callable[[], bool] = lambda: False
+) -> None:
     """Train by the plan, in the process group that there is; how it ended stands in the run's record.
 
     A PtwError and a fault of the recipe end the run; it raises again what another try might get past.
+    `stopping` ends the run with a checkpoint; `leaving` saves one too, and raises Gone in every worker.
     """
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
@@ -49,8 +59,9 @@ def work(plan: Plan, stopping: Callable[[], bool] = lambda: False) -> None:
             return  # it failed for good before this worker was started again
         try:
             _demand_dealt(plan, group)
-            _train(plan, group, stopping)
+            _train(plan, group, lambda: stopping() or leaving())
         except Stopped:
+            _demand_all_stay(plan, group, stopping, leaving())
             _end(plan, group, "stopped", None)
         except PtwError as error:
             record.change(plan.run_folder(), state="failed", message=str(error))
@@ -77,6 +88,14 @@ def _demand_dealt(plan: Plan, group: Group) -> None:
         )
 
 
+def hosts_that_miss(folder: Path) -> list[str]:
+    """The machines of workers that don't see the run's folder."""
+    with joined() as group:
+        sees = (folder / record.FILE).is_file()
+        missing = group.gathered(None if sees else socket.gethostname())
+    return sorted({host for host in missing if host is not None})
+
+
 def _train(plan: Plan, group: Group, stopping: Callable[[], bool]) -> None:
     # counted before anything can be lost: also what dies while it loads the model is not tried for ever
     saved = group.shared(checkpoint.complete(plan.run_folder()))
@@ -84,6 +103,17 @@ def _train(plan: Plan, group: Group, stopping: Callable[[], bool]) -> None:
     recipe = rooms.load(plan.file)
     run = Run(plan, group, lambda: stopping() or (group.first and _is_asked_to_stop(plan)))
     recipe.train(run, recipe.Settings(**plan.settings))
+
+
+def _demand_all_stay(plan: Plan, group: Group, stopping: Callable[[], bool], leaving: bool) -> None:
+    """Gone where the run ended only because a worker must leave; being asked to stop weighs more."""
+    asked = group.gathered(stopping() or (group.first and _is_asked_to_stop(plan)))
+    hosts = [host for host in group.gathered(socket.gethostname() if leaving else None) if host is not None]
+    if hosts and not any(asked):
+        text = f"a worker on {', '.join(sorted(set(hosts)))} is told to go; a checkpoint is saved"
+        Ledger(plan.run_folder(), group).say(text)
+        group.wait()
+        raise Gone(text)
 
 
 def _is_asked_to_stop(plan: Plan) -> bool:
@@ -122,6 +152,17 @@ def _record_bug(plan: Plan, error: Exception) -> None:
     message = f"{where}{type(error).__name__}: {error} (the traceback is in {plan.run_folder() / ERROR})"
     is_theirs = bool(own) and places[-1].filename == str(plan.file)
     record.change(plan.run_folder(), state="failed", message=message if is_theirs else f"bug: {message}")
+
+
+def hear_sigterm() -> None:
+    """In the main thread of a worker of Ray's; a second one ends the process at once."""
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        told_to_go.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    told_to_go.clear()
+    signal.signal(signal.SIGTERM, hear)
 
 
 @contextmanager

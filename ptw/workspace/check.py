@@ -177,7 +177,7 @@ def formats_of(document: Document, name: str) -> dict[str, object]:
     return {part: datasets[part].get("format") for part in names if part in datasets}
 
 
-def cluster_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
+def dealing_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
     """Workers are dealt to copies of the model, and in a copy to groups that compute a batch together."""
     workers, replicas, tensor = (entry.get(key, 1) for key in ("workers", "replicas", "tensor"))
     if not all(type(count) is int and count > 0 for count in (workers, replicas, tensor)):
@@ -187,6 +187,31 @@ def cluster_problems(document: Document, name: str, entry: Entry) -> Iterator[Pr
         message = f"no multiple of tensor = {tensor} times replicas = {replicas}"
         hint = f"set workers to {together * -(-workers // together)}, or lower tensor or replicas"
         yield document.problem(("clusters", name, "workers"), workers, message, hint)
+
+
+def jobs_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
+    """`storage` and `folder` are of clusters that take jobs."""
+    address, storage = text_of(entry, "address"), text_of(entry, "storage")
+    if address is not None and address.startswith(("http://", "https://")):
+        if "storage" not in entry:
+            hint = "add storage: a folder that this machine and the cluster's see, or a URL (s3://bucket/ptw)"
+            message = "runs are handed to it as jobs, and nothing says where they are fetched from"
+            yield document.problem(("clusters", name, "storage"), None, message, hint)
+        elif storage is not None and "://" not in storage and not storage.startswith("/"):
+            hint = "write the whole path, or a URL"
+            yield document.problem(
+                ("clusters", name, "storage"), storage, "not the same on all machines", hint
+            )
+        return
+    for key in ("storage", "folder"):
+        if key in entry:
+            hint = "give the address of the Jobs API, http://head:8265, or remove the line"
+            yield document.problem(("clusters", name, key), entry[key], "only a cluster of jobs has it", hint)
+
+
+def cluster_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
+    yield from dealing_problems(document, name, entry)
+    yield from jobs_problems(document, name, entry)
 
 
 def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:

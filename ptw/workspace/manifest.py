@@ -65,6 +65,13 @@ class ClusterEntry:
     replicas: int = 1  # copies of the model; the workers of a copy hold it between them
     tensor: int = 1  # workers that compute one batch together, each with some of the heads
     recompute: bool = False
+    storage: str | None = None  # where a job's runs are seen from here
+    folder: str | None = None  # where they lie on the cluster
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether runs are handed to it, and not driven from here: its address is the Jobs API's."""
+        return (self.address or "").startswith(("http://", "https://"))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ptw.errors import PtwError
+from ptw.runs import record
 from ptw.train import checkpoint
 from ptw.train.group import Group
 from tests.train.conftest import planned, steps_of, trained
@@ -93,10 +94,24 @@ def test_a_run_on_a_full_disk_goes_on_once_there_is_room(root: Path, undisturbed
     # metrics still fit, a checkpoint does not
     with files_limited_to(40_000), pytest.raises(PtwError, match="Make room"):
         trained(plan)
-    from ptw.runs import record
-
     found = record.change(plan.run_folder(), state="running")
     assert not list((found.folder / "checkpoints").iterdir())
+    assert trained(plan).state == "done"
+    assert [s["loss"] for s in steps_of(found.folder)] == [s["loss"] for s in steps_of(undisturbed)]
+
+
+def test_metrics_that_no_longer_fit_end_the_run_and_are_said(root: Path, undisturbed: Path) -> None:
+    plan = planned(root, checkpoint_every=100, record_samples="false")
+    with (
+        files_limited_to(6000),
+        pytest.raises(PtwError, match=r"metrics.jsonl: cannot be written: .*make room"),
+    ):
+        trained(plan)
+    found = record.read(plan.run_folder())
+    assert found.state == "failed"
+    assert "metrics.jsonl" in (found.message or "")
+    assert 0 < len(steps_of(found.folder)) < 30
+    record.change(plan.run_folder(), state="running")
     assert trained(plan).state == "done"
     assert [s["loss"] for s in steps_of(found.folder)] == [s["loss"] for s in steps_of(undisturbed)]
 

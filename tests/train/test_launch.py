@@ -14,7 +14,7 @@ import pytest
 
 from ptw.errors import PtwError
 from ptw.runs import lines, record
-from ptw.train import launch
+from ptw.train import checkpoint, launch
 from ptw.workspace.manifest import read
 from tests.train.conftest import curve_of, environment, samples_of, steps_of
 
@@ -23,9 +23,30 @@ PATIENCE_SECONDS = 150
 RUN = Path("runs") / "next-001"
 SLOWLY = {"sleep": "0.05"}
 
+# behind the slow recipe: its worker is killed in the middle of a save, in its first life
+DIES = """
+import signal
+from pathlib import Path
+import torch
+from ptw.train import checkpoint
 
-def until(step: int, folder: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def dying(real, marker):
+    def call(*arguments):
+        saving = any("step-00000015" in str(each) for each in arguments if isinstance(each, Path))
+        if saving and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+    return call
+
+def train(run, settings):
+    {moment} = dying({moment}, Path(run.plan.run_folder()) / "died")
+    train_undisturbed(run, settings)
+"""
+
+
+def until(step: int, folder: Path, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + patience_seconds
     while time.monotonic() < deadline:
         if folder.is_dir() and len(steps_of(folder)) >= step:
             return
@@ -148,6 +169,57 @@ def test_ctrl_c_saves_and_says_how_to_go_on(ray: None, root: Path, undisturbed: 
     assert out == ""
     assert record.read(root / RUN).state == "stopped"
     launch.train(read(root), "next", {}, resume=True)
+    assert_undisturbed(root / RUN, undisturbed)
+
+
+def test_a_worker_told_to_go_saves_first(ray: None, root: Path, undisturbed: Path) -> None:
+    """SIGTERM is how a machine is taken back: another worker goes on from the very step."""
+
+    def tell() -> None:
+        until(8, root / RUN)
+        os.kill(processes_of(root / RUN)[0], signal.SIGTERM)
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    launch.train(read(root), "next", SLOWLY, resume=False)
+    teller.join()
+    events = lines.read(root / RUN / record.EVENTS)[0]
+    starts = [event["start"][1] for event in events if "start" in event]
+    assert len(starts) == 2
+    assert starts[1] >= 8, "it went on from a checkpoint of its own, not from the one every 5 steps"
+    assert starts[1] % 5, "the signal came in a step that saves anyhow"
+    assert any("is told to go; a checkpoint is saved" in event["text"] for event in events)
+    assert_undisturbed(root / RUN, undisturbed)
+
+
+@pytest.mark.slow  # what differs from Ctrl-C is the signal
+def test_sigterm_to_the_driver_saves(ray: None, root: Path, undisturbed: Path) -> None:
+    process = driver(root)
+    until(7, root / RUN)
+    process.terminate()
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 130, err
+    found = record.read(root / RUN)
+    assert found.state == "stopped"
+    assert checkpoint.step_of(checkpoint.complete(found.folder)[-1]) == len(steps_of(found.folder))
+    launch.train(read(root), "next", {}, resume=True)
+    assert_undisturbed(root / RUN, undisturbed)
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param("torch.save", marks=pytest.mark.slow), "checkpoint.write_json"]
+)
+def test_a_worker_killed_while_it_saves_is_started_again(
+    ray: None, root: Path, undisturbed: Path, moment: str
+) -> None:
+    """After the tensors and before the rest, or with all but the seal written, at step 15."""
+    recipe = root / "recipes" / "slow.py"
+    slow = recipe.read_text().replace("def train(", "def train_undisturbed(")
+    recipe.write_text(slow + DIES.format(moment=moment))
+    launch.train(read(root), "next", {}, resume=False)
+    events = lines.read(root / RUN / record.EVENTS)[0]
+    assert [event["start"][1] for event in events if "start" in event] == [0, 10]
+    assert not list((root / RUN / record.CHECKPOINTS).glob(".saving-*"))
     assert_undisturbed(root / RUN, undisturbed)
 
 

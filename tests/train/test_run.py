@@ -19,7 +19,7 @@ from ptw.evals.rows import forward_of
 from ptw.runs import lines, record
 from ptw.runs.open import open_named
 from ptw.train import held_out
-from ptw.train.count import SLICE, rows_of
+from ptw.train.count import SLICE, Stopped, rows_of
 from ptw.train.group import Group
 from ptw.train.ledger import STARTS_IN_VAIN
 from ptw.train.run import Run
@@ -267,4 +267,5 @@ def test_rows_are_counted_over_slices() -> None:
     alone = Group(0, 1, torch.device("cpu"))
     assert rows_of(iter(rows), alone, lambda: False) == 2 * SLICE
     assert rows_of(iter(rows[:-1]), alone, lambda: False) == 2 * SLICE - 1
-    assert rows_of(iter(rows), alone, lambda: True) is None
+    with pytest.raises(Stopped):
+        rows_of(iter(rows), alone, lambda: True)

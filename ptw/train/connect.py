@@ -1,0 +1,111 @@
+"""Which Ray does a run train on, and has it room?"""
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from ptw.errors import PtwError
+from ptw.train.group import Group
+from ptw.train.ledger import Ledger
+from ptw.train.plan import Plan
+
+REACH_SECONDS = 5.0
+HEALTH_SECONDS = "0.5"  # between Ray's looks at its workers: also how fast a lost one is noticed
+QUIET = ("ray", "ray.train", "ray.data", "ray.tune", "ray._private")
+
+
+@contextmanager
+def ray_for(plan: Plan) -> Iterator[bool]:
+    """A Ray to train on: one that this process is connected to, the cluster's, or our own; True: our own."""
+    address = plan.cluster.address
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_SECONDS)
+    if address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if "RAY_AUTH_MODE" not in os.environ:  # nobody else is to talk to our Ray
+            os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    import ray
+
+    if ray.is_initialized():
+        _demand_room(plan, ray.cluster_resources())
+        yield address is None
+        return
+    if address is not None:
+        demand_reachable(address)
+    cpus = None if address else max(plan.cluster.workers, os.cpu_count() or 1)
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=cpus,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (OSError, RuntimeError, ValueError, TimeoutError, SystemExit) as error:
+        where = f"cluster {plan.cluster.name}: no Ray at {address}" if address else "a local Ray cannot start"
+        hint = "check the address" if address else "is a port that Ray is told to use taken?"
+        raise PtwError(f"{where}: {last_line(error)}; {hint}") from error
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        _demand_room(plan, ray.cluster_resources())
+        yield address is None
+    finally:
+        ray.shutdown()  # our connection, and our own Ray: never anybody else's
+
+
+def demand_reachable(address: str) -> None:
+    """Ray itself tries for two minutes and then ends the process."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise PtwError(
+            f"workspace.toml: no Ray cluster answers at {address}: {error.strerror or error}; start it "
+            "(`ray start --head`), correct `address`, or leave it out to train on this machine"
+        ) from error
+
+
+def _demand_room(plan: Plan, there: Mapping[str, float]) -> None:
+    short = _short_of(plan, there)
+    if short is not None:
+        raise PtwError(
+            f"cluster {plan.cluster.name}: {short}; lower `workers` or `gpus_per_worker`, or add machines"
+        )
+
+
+def told_of_room(plan: Plan, before: str | None) -> str | None:
+    """An event where the cluster has no room any more: Ray waits, for as long as it takes."""
+    import ray
+
+    short = _short_of(plan, ray.cluster_resources())
+    if short is not None and before is None:
+        alone = Group(0, 1, torch.device("cpu"))
+        Ledger(plan.run_folder(), alone).say(f"waiting for machines: {short}")
+    return short
+
+
+def _short_of(plan: Plan, there: Mapping[str, float]) -> str | None:
+    cluster = plan.cluster
+    needed = {"CPU": float(cluster.workers), "GPU": cluster.workers * cluster.gpus_per_worker}
+    for kind, count in needed.items():
+        if count > there.get(kind, 0):
+            return f"{cluster.workers} workers need {count:g} {kind}s, and Ray has {there.get(kind, 0):g}"
+    return None
+
+
+def threads_of(workers: int) -> int:
+    """Of each worker on this machine: they share its cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() else max(1, (os.cpu_count() or 1) // workers)
+
+
+def last_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[-1] if text else type(error).__name__
