@@ -56,9 +56,9 @@ def verify(
     mutants: bool,
     full_table: bool,
 ) -> None:
-    """Check ports and tokenizers against Hugging Face (all, if none is named).
+    """Check ports and tokenizers against Hugging Face's.
 
-    NAME is a port, a model, a tokenizer, or a run, whose exported tokenizer is checked.
+    All, if none is named. NAME is a port, a model, a tokenizer, or a run, whose exported tokenizer is checked.
     """
     root = workspace_root()
     if mutants or full_table:
