@@ -58,7 +58,7 @@ def verify(
 ) -> None:
     """Check ports and tokenizers against Hugging Face's.
 
-    All, if none is named. NAME is a port, a model, a tokenizer, or a run, whose exported tokenizer is checked.
+    All, if none is named. NAME is a port, a model, a tokenizer, or a run: its exported tokenizer is checked.
     """
     root = workspace_root()
     if mutants or full_table:
