@@ -178,6 +178,7 @@ def _may_import(module: str, name: str) -> bool:
         return name in MAY_IMPORT[module]
     elsewhere = FOREIGN.union(*(MAY_IMPORT[other] for other in NAMES if other != "ptw.errors"))
     own = module.startswith("ptw.nn.") or module == "ptw.ports.weights"
+    own = own and "._" not in module
     return own and not name.startswith("_") and name != "*" and name not in elsewhere
 
 

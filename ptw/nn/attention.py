@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ptw.nn import products
+from ptw.nn import _products
 from ptw.nn.cache import LayerCache
 from ptw.nn.layout import Layout
 
@@ -49,7 +49,7 @@ def attend(
     how = How(scale, window, sinks_N, cap)
     if cache is not None:
         key_BTKH, value_BTKH = cache.extend(key_BTKH, value_BTKH, layout)
-    with products.of_attention(query_BTNH, key_BTKH, value_BTKH, window):
+    with _products.of_attention(query_BTNH, key_BTKH, value_BTKH, window):
         return _attended(query_BTNH, key_BTKH, value_BTKH, layout, how)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ptw.nn import products
+from ptw.nn import _products
 
 ALIGNED_BYTES = 16  # rows that grouped kernels of a GPU can read
 FOURS = 4  # MKL's rows keep to themselves where every size is a multiple of it: a rest is summed otherwise
@@ -64,7 +64,7 @@ class Groups:
 
     def sum(self, out_RD: Tensor, weight_TK: Tensor) -> Tensor:
         """(T, D): what its experts gave each token, weighted; both in one dtype, which the result has."""
-        with products.inside():  # element by element, whatever computes it
+        with _products.inside():  # element by element, whatever computes it
             summed: Tensor = _WeightedSum.apply(out_RD, weight_TK, self.token_R, self.row_TK)
         return summed
 
@@ -78,7 +78,7 @@ def grouped_linear(
     rows_RI: Tensor, weight_EOI: Tensor, groups: Groups, bias_EO: Tensor | None = None
 ) -> Tensor:
     """(R, O): each row times its expert's matrix, plus its expert's bias."""
-    with products.of_experts(groups.row_TK.numel(), rows_RI, weight_EOI):
+    with _products.of_experts(groups.row_TK.numel(), rows_RI, weight_EOI):
         return _grouped_linear(rows_RI, weight_EOI, groups, bias_EO)
 
 

@@ -15,8 +15,8 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from ptw.nn._products import FLOPS, Products
 from ptw.nn.layout import Layout
-from ptw.nn.products import FLOPS, Products
 
 TOKENS = 2  # of the document that is computed to see what a model computes
 

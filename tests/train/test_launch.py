@@ -172,6 +172,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(ray: None, root: Path, undisturbed: 
     assert_undisturbed(root / RUN, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_worker_told_to_go_saves_first(ray: None, root: Path, undisturbed: Path) -> None:
     """SIGTERM is how a machine is taken back: another worker goes on from the very step."""
 
@@ -206,9 +207,8 @@ def test_sigterm_to_the_driver_saves(ray: None, root: Path, undisturbed: Path) -
     assert_undisturbed(root / RUN, undisturbed)
 
 
-@pytest.mark.parametrize(
-    "moment", [pytest.param("torch.save", marks=pytest.mark.slow), "checkpoint.write_json"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["torch.save", "checkpoint.write_json"])
 def test_a_worker_killed_while_it_saves_is_started_again(
     ray: None, root: Path, undisturbed: Path, moment: str
 ) -> None:

@@ -23,7 +23,7 @@ def page(file: Path, module: str) -> str:
 def port_api() -> str:
     """All that a port may import from ptw."""
     modules = sorted(
-        file.stem for file in (PACKAGE / "nn").glob("*.py") if file.stem not in ("__init__", *UNUSED)
+        file.stem for file in (PACKAGE / "nn").glob("*.py") if _public(file.stem) and file.stem not in UNUSED
     )
     pages = [page(PACKAGE / "nn" / f"{name}.py", f"ptw.nn.{name}") for name in modules]
     return "\n".join([*pages, page(PACKAGE / "ports" / "weights.py", "ptw.ports.weights")])
