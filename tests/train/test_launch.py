@@ -122,6 +122,7 @@ def test_a_killed_worker_is_started_again(ray: None, root: Path, undisturbed: Pa
     assert_undisturbed(root / RUN, undisturbed)
 
 
+@pytest.mark.slow  # a killed worker and Ctrl-C are asked always
 def test_a_killed_driver_is_resumed(ray: None, root: Path, undisturbed: Path) -> None:
     kill_driver(root, 8)
     assert_undisturbed(root / RUN, undisturbed)
