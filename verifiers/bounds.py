@@ -41,22 +41,21 @@ def told() -> str:
 def probe(subject: Any, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """given: the bounds that the port's attention is given; known: the numbers of the reference's config.
 
-    far: (T, V), the document at positions far beyond its length; empty where there are none.
+    far: (T, V), the document at positions far beyond its length; the reference leaves out what it has not.
     """
     if not len(inputs.get("nudged", ())):  # the thorough cases have it
         return {}
     model = subject.exact()
-    return {
-        "known" if subject.is_reference else "given": model.bounds(inputs["nudged"]),
-        "far": model.far(inputs["nudged"], int(inputs["far"])),
-    }
+    found = {"known" if subject.is_reference else "given": model.bounds(inputs["nudged"])}
+    far = model.far(inputs["nudged"], int(inputs["far"]))
+    return found if subject.is_reference and not len(far) else found | {"far": far}
 
 
 def measure(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, float]:
     if "known" not in theirs:
         return {}
     return {
-        "positions": _moved(ours["far"], theirs["far"]),
+        "positions": _moved(ours["far"], theirs["far"]) if "far" in theirs else 0.0,
         "windows": float(len(_unknown(ours, theirs))),
         "numbers": float(len(numbers(_source(ours)))),
     }
@@ -75,11 +74,7 @@ def explain(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
 
 
 def _moved(ours_TV: Tensor, theirs_TV: Tensor) -> float:
-    """How far the worst position is off; nothing is where the reference has no such positions."""
-    if not len(theirs_TV):
-        return 0.0
-    if ours_TV.shape != theirs_TV.shape:
-        return math.inf
+    """How far the worst position is off."""
     return float(((ours_TV - theirs_TV).norm(dim=-1) / theirs_TV.norm(dim=-1)).max())
 
 

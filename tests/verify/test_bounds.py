@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from ptw.errors import PtwError
 from ptw.ports.port import load_port
+from ptw.verify import judge
 from ptw.verify.port.model import PortModel
 from ptw.verify.reference.model import ReferenceModel
 from ptw.workspace import rooms
@@ -62,8 +65,36 @@ def test_a_bound_on_positions_shows_far_from_every_document(
     )
     clamped = port(tmp_path / "clamped", checkpoint, START, clamp).far(ids, 20_000)
     assert bounds._moved(clamped, theirs) > 1e-3
-    assert bounds._moved(theirs[:0], theirs) == float("inf")
-    assert bounds._moved(theirs, theirs[:0]) == 0.0
+
+
+def test_where_the_reference_has_no_such_positions_nothing_is_asked(tmp_path: Path) -> None:
+    """Of a RoPE that goes by the length of the document, and of a table of positions that ends."""
+    bounds = rooms.load(rooms.files(None, "verifiers")["bounds"])
+    inputs = {"nudged": torch.arange(9), "far": torch.tensor([20_000])}
+
+    class Short:
+        def bounds(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([64.0])
+
+        def far(self, ids: torch.Tensor, start: int) -> torch.Tensor:
+            return torch.empty(0)
+
+    class Asked:
+        def __init__(self, is_reference: bool) -> None:
+            self.is_reference = is_reference
+
+        def exact(self) -> Short:
+            return Short()
+
+    theirs, ours = (bounds.probe(Asked(one), inputs) for one in (True, False))
+    assert set(theirs) == {"known"}
+    assert set(ours) == {"given", "far"}
+    ours["/source"] = torch.tensor(list(b"x = 1\n"), dtype=torch.uint8)
+    told = {name.removeprefix("/"): tensor for name, tensor in ours.items()}
+    assert bounds.measure(told, theirs)["positions"] == 0.0
+    judge.compare_shapes({"bounds/far": torch.zeros(9, 4)}, {"bounds/known": theirs["known"]})
+    with pytest.raises(PtwError, match="bounds/far"):
+        judge.compare_shapes({"bounds/far": torch.zeros(0)}, {"bounds/far": torch.zeros(9, 4)})
 
 
 def test_a_large_number_outside_of_config_is_seen_however_it_is_written() -> None:
