@@ -12,22 +12,11 @@ from ptw.errors import PtwError
 
 T = TypeVar("T")
 
-PAUSES_SECONDS = (
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-    16.0,
-)  # after each try but the last; a store's driver has its own within
+PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0)  # after each try but the last; drivers have their own within
 BLOCK_BYTES = 8 << 20  # fetched at once
 _MARKS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "mtime", "updated")
 _FOR_GOOD = (
-    FileNotFoundError,
-    PermissionError,
-    IsADirectoryError,
-    ImportError,
-    NotImplementedError,
-    PtwError,
+    FileNotFoundError | PermissionError | IsADirectoryError | ImportError | NotImplementedError | PtwError
 )
 
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import fsspec
 
 from ptw.errors import PtwError
+from ptw.files.remote import identity, may_pass, reason
 
 WAITS_SECONDS = (1.0, 2.0, 4.0)  # between tries; then it is said
-FOR_GOOD = (FileNotFoundError, PermissionError, ImportError)  # another try does not help
 
 Found = TypeVar("Found")
 
@@ -64,7 +64,7 @@ class Store:
         except FileNotFoundError:
             return {}
         below = len(self._root) + 1
-        return {path[below:]: _stamp(info) for path, info in found.items() if not path.endswith(".part")}
+        return {path[below:]: identity(info) for path, info in found.items() if not path.endswith(".part")}
 
     def remove(self, name: str) -> None:
         """The file, if it is there."""
@@ -81,17 +81,10 @@ class Store:
             except FileNotFoundError:
                 raise
             except Exception as error:  # each store's driver has exceptions of its own
-                if wait is None or isinstance(error, FOR_GOOD):
+                if wait is None or not may_pass(error):
                     raise PtwError(
-                        f"storage {self.place}: can't be {what} ({type(error).__name__}: {error}); check "
+                        f"storage {self.place}: can't be {what} ({reason(error)}); check "
                         "address, credentials, room and, for S3 of your own, AWS_ENDPOINT_URL"
                     ) from error
                 time.sleep(wait)
         raise AssertionError("the last try returns or raises")
-
-
-def _stamp(info: Any) -> str:
-    marks = (
-        info.get(key) for key in ("size", "ETag", "etag", "md5Hash", "generation", "LastModified", "mtime")
-    )
-    return "\0".join(str(mark) for mark in marks if mark is not None)
