@@ -1,4 +1,4 @@
-"""TRL's side of benchmarks.trl_sft, in an environment that has TRL: one SFTTrainer on token ids and masks.
+"""TRL's side of benchmarks.trl_sft, in an environment that has TRL: one SFTTrainer on token ids and labels.
 
 `python trl_trainer.py WISH.json`: prints what it measured as one line of JSON, and saves the model.
 """
@@ -26,7 +26,6 @@ def main(wish: dict[str, Any]) -> dict[str, float]:
         packing=True,
         packing_strategy="bfd",
         max_length=wish["window"],
-        assistant_only_loss=True,
         per_device_train_batch_size=wish["rows_at_once"],
         gradient_accumulation_steps=wish["rows_of_a_step"] // wish["rows_at_once"],
         num_train_epochs=wish["epochs"],
