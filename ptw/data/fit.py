@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ptw.data.render import Sample
+from ptw.data.sample import Sample
 from ptw.errors import PtwError
 from ptw.workspace.manifest import DatasetEntry
 
@@ -15,9 +15,10 @@ def fit(
 ) -> tuple[Sequence[Sample], str | None]:
     """The sample's parts of at most `window` ids, and why it is refused, where it is.
 
-    `split` keeps every id once; `truncate` the first ids, of events the newest. PtwError: too_long = "error".
+    `split` keeps every id once; `truncate` the first ids (of a pair the first of each), of events the newest.
+    PtwError: too_long = "error".
     """
-    if not sample.learn[1:].any():
+    if not sample.learns:
         return (), f"leave_out = {dataset.leave_out} leaves nothing to learn"
     length = len(sample.ids)
     if length <= window:
@@ -26,14 +27,13 @@ def fit(
         return _split(sample, window), None
     if dataset.too_long == "truncate":
         cut = _newest(sample, window, bos_id) if dataset.format == "event" else _first(sample, window)
-        return (
-            ((cut,), None)
-            if cut.learn[1:].any()
-            else ((), f"the first {window} of its {length} ids hold no target")
-        )
+        if not cut.learns:
+            return (), f"the first {len(cut.ids)} of its {length} ids hold no target"
+        return (cut,), None
     if dataset.too_long == "drop":
         return (), f"{length} ids are more than the window of {window}"
-    choices = '"truncate" or "drop"' if dataset.format == "chat" else '"truncate", "split" or "drop"'
+    whole = dataset.format in ("chat", "preference")
+    choices = '"truncate" or "drop"' if whole else '"truncate", "split" or "drop"'
     raise PtwError(
         f"{sample.id}: {length} ids are more than the window of {window}; widen the window, or set in "
         f"[datasets.{dataset.name}] too_long = {choices}"
@@ -41,7 +41,16 @@ def fit(
 
 
 def _first(sample: Sample, window: int) -> Sample:
-    return replace(sample, ids=sample.ids[:window], learn=sample.learn[:window])
+    """The first ids of each document; a short one leaves its room to the others."""
+    kept = dict(enumerate(sample.documents))
+    room, left = window, sorted(kept, key=lambda at: kept[at])
+    for number, at in enumerate(left):
+        kept[at] = min(kept[at], room // (len(left) - number))
+        room -= kept[at]
+    begins = [0, *np.cumsum(sample.documents)]
+    keep = np.concatenate([np.arange(begins[at], begins[at] + length) for at, length in kept.items()])
+    lengths = tuple(kept.values()) if sample.lengths else ()
+    return replace(sample, ids=sample.ids[keep], learn=sample.learn[keep], lengths=lengths)
 
 
 def _newest(sample: Sample, window: int, bos_id: int | None) -> Sample:

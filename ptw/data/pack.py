@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptw.data.render import Sample
+from ptw.data.sample import Sample
 
 IGNORED = -100
 
@@ -16,7 +16,7 @@ class PackedRow:
     """`window` ids: documents of these `lengths` from the first id on, then padding.
 
     `targets` are already shifted: `targets[i]` follows `ids[i]` in its document, or is -100. `samples` are
-    the documents' ids.
+    the ids of the samples; each has one document, of preferences two.
     """
 
     ids: np.ndarray
@@ -134,13 +134,14 @@ def lay_out(samples: Sequence[Sample], window: int, pad_id: int, epoch: int = 0)
     for sample in samples:
         end = begin + len(sample.ids)
         ids[begin:end] = sample.ids
+        # the first id of a document is not learnt, so that none is the target of the document before it
         targets[begin : end - 1] = np.where(sample.learn[1:], sample.ids[1:], IGNORED)
         begin = end
     assert begin <= window
     return PackedRow(
         ids,
         targets,
-        tuple(len(sample.ids) for sample in samples),
+        tuple(length for sample in samples for length in sample.documents),
         tuple(sample.id for sample in samples),
         epoch,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ptw.data.mix import turn
 from ptw.data.pack import Key, PackedRow, Pool, lay_out
 from ptw.data.reader import Reader, Reading, Source
-from ptw.data.render import Sample
+from ptw.data.sample import Sample
 from ptw.data.state import PartState, State
 
 FIRST_WINDOWS = 16  # packed before the first row, and open beside them; two more with each row, up to:

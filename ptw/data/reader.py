@@ -7,7 +7,8 @@ from pathlib import Path
 from ptw.data.fit import fit
 from ptw.data.mix import whole_weights
 from ptw.data.pack import Key
-from ptw.data.render import Sample, render
+from ptw.data.render import render
+from ptw.data.sample import Sample
 from ptw.data.shuffle import Block, Start, blocks
 from ptw.data.state import PartState, Refused
 from ptw.errors import PtwError

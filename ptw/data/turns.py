@@ -36,15 +36,20 @@ class _Text:
     starts: list[int]
 
 
-def render_chat(tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None) -> RenderedChat:
-    """PtwError: what the template refuses, a mask that can't be proven, or nothing to learn."""
+def render_chat(
+    tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None, since: int = 0
+) -> RenderedChat:
+    """What is learnt begins with message `since`, counted from 0.
+
+    PtwError: what the template refuses, a mask that can't be proven, or nothing to learn.
+    """
     if tokenizer.template.is_marked(tools):
-        return _marked_chat(tokenizer, messages, tools)
+        return _marked_chat(tokenizer, messages, tools, since)
     text = tokenizer.template.text(messages, tools)
     whole = _encoded(tokenizer, text)
     learn, context = np.zeros(len(whole.ids), dtype=bool), 0
     for at, message in enumerate(messages):
-        if message["role"] == "assistant":
+        if message["role"] == "assistant" and at >= since:
             span = _learnt_span(tokenizer, messages, tools, at, text)
             if span is None:
                 context += 1
@@ -119,9 +124,13 @@ def _boundary(tokenizer: Tokenizer, whole: _Text, place: int, at: int) -> int:
     return count
 
 
-def _marked_chat(tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None) -> RenderedChat:
+def _marked_chat(
+    tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None, since: int
+) -> RenderedChat:
     """As return_assistant_tokens_mask, but where a token's span leaves out its space, nothing is lost."""
     text, blocks = tokenizer.template.marked_text(messages, tools)
+    if since:
+        blocks = blocks[len(tokenizer.template.marked_text(messages[:since], tools)[1]) :]
     whole = _encoded(tokenizer, text)
     learn = np.zeros(len(whole.ids), dtype=bool)
     for begin, end in blocks:

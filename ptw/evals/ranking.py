@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ptw.data.pack import lay_out
-from ptw.data.render import Sample, render
+from ptw.data.render import render
+from ptw.data.sample import Sample
 from ptw.data.sources import rows
 from ptw.errors import PtwError
 from ptw.evals.rows import dealt, forward_of, groups

@@ -15,18 +15,19 @@ T = TypeVar("T")
 
 
 class Forward(NamedTuple):
-    """What a model is called with, and what it should say."""
+    """What a model is called with, what it should say, and the rows that this was made of."""
 
     ids_BT: Tensor
     layout: Layout
     targets_BT: Tensor
+    rows: tuple[PackedRow, ...]
 
 
 def forward_of(rows: Sequence[PackedRow], device: torch.device) -> Forward:
     ids_BT = torch.from_numpy(np.stack([row.ids for row in rows])).long().to(device)
     targets_BT = torch.from_numpy(np.stack([row.targets for row in rows])).long().to(device)
     layout = Layout.of_documents([row.lengths for row in rows], width=ids_BT.shape[1], device=device)
-    return Forward(ids_BT, layout, targets_BT)
+    return Forward(ids_BT, layout, targets_BT, tuple(rows))
 
 
 def dealt(rows: Sequence[PackedRow], rank: int, world: int) -> list[PackedRow]:

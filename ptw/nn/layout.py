@@ -84,6 +84,13 @@ class Layout:
             found += [filler, *lengths] if self.padding == "left" else [*lengths, filler]
         return found
 
+    def summed(self, values_BT: Tensor) -> Tensor:
+        """(B, N) sums of the values of each of a row's documents, N being the most that a row has."""
+        most = max(map(len, self.lengths))
+        sums = values_BT.new_zeros(len(self.lengths), most + 1)
+        place = torch.where(self.documents_BT == PADDING, most, self.documents_BT)
+        return sums.scatter_add(1, place, values_BT)[:, :most]
+
     def remember(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
         """What `make` gives for `key`, made once a batch."""
         if key not in self._masks:

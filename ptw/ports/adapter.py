@@ -6,7 +6,8 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -87,6 +88,8 @@ class LoRALinear(nn.Linear):
     weight and bias are the layer's own under their own names, so that the model's export stays as it is.
     """
 
+    idle = False  # the layer alone answers
+
     def __init__(self, base: nn.Linear, name: str, settings: Settings, down: Tensor, up: Tensor) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
@@ -99,6 +102,8 @@ class LoRALinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         output, settings = self.product(input, self.weight, self.bias), self.settings
+        if self.idle:
+            return output
         dropped = functional.dropout(input.to(self.lora_A.weight.dtype), settings.lora_dropout, self.training)
         return (output + self.lora_B(self.lora_A(dropped)) * settings.scaling).to(output.dtype)
 
@@ -191,6 +196,19 @@ def save(
 def attached(module: nn.Module) -> dict[str, LoRALinear]:
     """The layers with an adapter, by their place in the module."""
     return {place: one for place, one in module.named_modules() if isinstance(one, LoRALinear)}
+
+
+@contextmanager
+def without(module: nn.Module) -> Iterator[None]:
+    """Within it the model answers as if it had no adapter."""
+    layers = attached(module).values()
+    for layer in layers:
+        layer.idle = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.idle = False
 
 
 def _settings(file: Path) -> Settings:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ptw.data.pack import IGNORED, PackedRow
 from ptw.data.produce import Producer
 from ptw.data.reader import Part, Reading, Source
-from ptw.data.render import Sample
+from ptw.data.sample import Sample
 from ptw.data.state import PartState, State
 from ptw.errors import PtwError
 from ptw.files.find import size_bytes

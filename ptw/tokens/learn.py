@@ -42,21 +42,29 @@ def learn(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def texts_of(rows: Iterable[Row], format: str, name: str) -> Iterator[str]:
-    """The text of every row of a text or chat dataset."""
+    """The text of every row of a dataset of texts, chats or preferences."""
     for row in rows:
         if format == "text":
             yield _string(row, row.value, "text")
         elif format == "chat":
-            messages = row.value.get("messages")
-            if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-                raise PtwError(
-                    f"{row.place}: a chat needs `messages`, a list of objects with role and content"
-                )
-            yield from (_string(row, message, "content") for message in messages if message.get("content"))
+            yield from _contents(row, "messages")
+        elif format == "preference":
+            for key in ("prompt", "chosen", "rejected"):
+                if isinstance(row.value.get(key), str):
+                    yield _string(row, row.value, key)
+                elif key in row.value:
+                    yield from _contents(row, key)
         else:
             raise PtwError(
                 f"tokenizer {name}: a dataset of format {format!r} has no text to learn; use `items` instead"
             )
+
+
+def _contents(row: Row, key: str) -> Iterator[str]:
+    messages = row.value.get(key)
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise PtwError(f"{row.place}: a chat needs `{key}`, a list of objects with role and content")
+    yield from (_string(row, message, "content") for message in messages if message.get("content"))
 
 
 def _string(row: Row, holder: dict[str, Any], key: str) -> str:

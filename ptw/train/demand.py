@@ -17,6 +17,12 @@ def not_negative(**values: float) -> None:
             raise PtwError(f"settings: {key} = {value}: it must be 0 or more")
 
 
+def above_zero(**values: float) -> None:
+    for key, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise PtwError(f"settings: {key} = {value}: it must be more than 0")
+
+
 def part(**values: float) -> None:
     for key, value in values.items():
         if not 0 <= value < 1:

@@ -4,17 +4,14 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from ptw.errors import PtwError
 from ptw.runs import record
-from ptw.train import demand
 from ptw.train.feed import Batch, StepRows
 from ptw.train.group import Group
 from ptw.train.ledger import Ledger
-
-OnNaN = Literal["stop", "skip"]
-OnSpike = Literal["stop", "skip", "ignore"]
+from ptw.train.settings import TrainingSettings
 
 RECENT = 32  # steps that a loss is held against
 FEWEST = 16  # of these before any loss is called a spike
@@ -27,35 +24,29 @@ Passes = Sequence[tuple[Any, Batch]]  # this worker's share of the loss, and of 
 
 
 class Guard:
-    """Sees the loss of each step before it is taken. All workers see the same numbers and decide alike."""
+    """Sees the loss of each step before it is taken. All workers see the same numbers and decide alike.
 
-    def __init__(self, group: Group, ledger: Ledger) -> None:
+    A spike lies more than `spike_sigmas` above the median of the steps before it, by their median distance
+    from it: robust, for one spike must not hide the next.
+    """
+
+    def __init__(self, group: Group, ledger: Ledger, settings: TrainingSettings) -> None:
         self.group = group
         self.ledger = ledger
+        self._settings = settings
         self._recent: deque[float] = deque(maxlen=RECENT)
         self._in_a_row = 0
         self._counts = {"nan": 0, "spikes": 0, "skipped": 0}
-        self.heed()
-
-    def heed(self, on_nan: OnNaN = "stop", on_spike: OnSpike = "ignore", sigmas: float = 6.0) -> None:
-        """What to do about a loss or gradient that is no number, and about a loss that is a spike.
-
-        A spike lies more than `sigmas` above the median of the steps before it, by their median distance
-        from it: robust, for one spike must not hide the next.
-        """
-        demand.not_negative(spike_sigmas=sigmas)
-        self._on_nan, self._on_spike, self._sigmas = on_nan, on_spike, sigmas
 
     def refuses(self, number: int, loss: float, norm: float, step: StepRows, passes: Passes) -> bool:
         """Whether step `number` is left out; PtwError where it ends the run. Both name its samples."""
         if not math.isfinite(loss) or not math.isfinite(norm):
             what, value = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
             fault, samples = f"the {what} is {value}", self._not_finite(passes)
-            policy: OnSpike = self._on_nan
-            kind = "nan"
+            policy, kind = str(self._settings.on_nan), "nan"
         elif loss > (bound := self._bound()):
             fault, samples = f"the loss {loss:.4f} is a spike: over {bound:.4f}", step.samples
-            policy, kind = self._on_spike, "spikes"
+            policy, kind = self._settings.on_spike, "spikes"
         else:
             self._take(loss)
             return False
@@ -82,7 +73,7 @@ class Guard:
             return math.inf
         middle = statistics.median(self._recent)
         distance = statistics.median(abs(loss - middle) for loss in self._recent)
-        return middle + self._sigmas * max(TO_SIGMA * distance, FLOOR * abs(middle))
+        return middle + self._settings.spike_sigmas * max(TO_SIGMA * distance, FLOOR * abs(middle))
 
     def _tell(self, number: int, kind: str, policy: str, text: str, samples: list[str]) -> None:
         self._counts[kind] += 1

@@ -22,7 +22,6 @@ from ptw.runs.record import ADAPTER, MODEL
 from ptw.tokens import fingerprint
 from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
 from ptw.train import adapted, checkpoint
-from ptw.train.adapted import AdapterSettings
 from ptw.train.facts import demand_tokenizer
 from ptw.train.flops import Work, work_of
 from ptw.train.group import Group
@@ -43,7 +42,7 @@ class Best:
     folder: str | None = None
 
 
-def open_for_training(run: "Run", seed: int, settings: AdapterSettings) -> tuple[Loaded, Work]:
+def open_for_training(run: "Run") -> tuple[Loaded, Work]:
     """The plan's model, spread over the workers, and what it computes, which is seen before it is cut.
 
     In fp32; beneath an adapter in the precision of the run. PtwError if the tokenizer is not the run's, or
@@ -51,8 +50,8 @@ def open_for_training(run: "Run", seed: int, settings: AdapterSettings) -> tuple
     spread as the cluster asks.
     """
     works: list[Work] = []
-    plan, group = run.plan, run.group
-    spread = spreading(plan.cluster, group, run.precision, f"model {plan.model.name}")
+    plan, group, settings = run.plan, run.group, run.settings
+    spread = spreading(plan.cluster, group, settings.precision, f"model {plan.model.name}")
 
     def measured(module: nn.Module, port: Port | None, config: Any) -> None:
         works.append(work_of(module))
@@ -61,17 +60,17 @@ def open_for_training(run: "Run", seed: int, settings: AdapterSettings) -> tuple
 
     # an adapter goes onto whole layers; else each worker has in memory only what it holds
     at_once = spread is not None and settings.adapter == "none"
-    loaded = _opened(run, seed, settings, measured if at_once else None)
+    loaded = _opened(run, measured if at_once else None)
     if not at_once:
-        loaded = adapted.adapt(loaded, settings, seed, group.device)
+        loaded = adapted.adapt(loaded, settings, settings.seed, group.device)
         measured(loaded.module, loaded.port, getattr(loaded.module, "config", None))
     if plan.cluster.recompute:
         recompute(loaded.module)
     return loaded, works[0]
 
 
-def _opened(run: "Run", seed: int, settings: AdapterSettings, spread: Spread | None) -> Loaded:
-    plan, tokenizer, device = run.plan, run.tokenizer, run.group.device
+def _opened(run: "Run", spread: Spread | None) -> Loaded:
+    plan, settings, tokenizer, device = run.plan, run.settings, run.tokenizer, run.group.device
     demand_tokenizer(plan, tokenizer)
     entry = plan.model
     adapted.demand_sense(settings, entry.hf is None, run.group.world)
@@ -79,10 +78,10 @@ def _opened(run: "Run", seed: int, settings: AdapterSettings, spread: Spread | N
         ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
         special = {f"{name}_token_id": id_ for name, id_ in ids.items() if id_ is not None}
         config = {**(entry.config or {}), "vocab_size": tokenizer.size, **special}
-        return create(config, plan.root, seed=seed, device=device, spread=spread)
+        return create(config, plan.root, seed=settings.seed, device=device, spread=spread)
     folder = resolve(entry.hf, entry.revision, plan.root)
     _demand_its_ids(folder, entry.name, tokenizer)
-    frozen_in_bf16 = settings.adapter != "none" and run.precision == "bf16"
+    frozen_in_bf16 = settings.adapter != "none" and settings.precision == "bf16"
     dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
     # what is to be packed goes to the device one matrix at a time
     first_on = torch.device("cpu") if settings.adapter == "qlora" else device
@@ -197,7 +196,7 @@ def _write_model(run: "Run", folder: Path, state: Mapping[str, Tensor]) -> None:
     """HF's format and the tokenizer; in the checkpoint's own dtype where the run computed in bf16."""
     declared = run.loaded.hf_config.get("dtype") or run.loaded.hf_config.get("torch_dtype")
     dtype = getattr(torch, str(declared).removeprefix("torch."), torch.float32)
-    narrow = run.precision == "bf16" and run.plan.model.hf is not None
+    narrow = run.settings.precision == "bf16" and run.plan.model.hf is not None
     plain = quantise.unpacked(run.loaded.module, state)
     plain, lost = adapting.merged(run.loaded.module, plain, dtype if narrow else None)
     if lost > TOLD:

@@ -28,6 +28,7 @@ from ptw.train.group import Group, joined
 from ptw.train.ledger import Ledger
 from ptw.train.plan import Plan
 from ptw.train.run import Run
+from ptw.train.settings import TrainingSettings
 from ptw.workspace import rooms
 
 STOP = "stop"  # a file in the run's folder: whoever makes it asks the run to save and stop
@@ -101,8 +102,12 @@ def _train(plan: Plan, group: Group, stopping: Callable[[], bool]) -> None:
     saved = group.shared(checkpoint.complete(plan.run_folder()))
     Ledger(plan.run_folder(), group).start(plan.launch, checkpoint.step_of(saved[-1]) if saved else 0)
     recipe = rooms.load(plan.file)
-    run = Run(plan, group, lambda: stopping() or (group.first and _is_asked_to_stop(plan)))
-    recipe.train(run, recipe.Settings(**plan.settings))
+    settings = recipe.Settings(**plan.settings)
+    if not isinstance(settings, TrainingSettings):
+        hint = "write `class Settings(TrainingSettings)`, from ptw.train.settings"
+        raise PtwError(f"{plan.file}: Settings lacks what every run is told: {hint}")
+    run = Run(plan, settings, group, lambda: stopping() or (group.first and _is_asked_to_stop(plan)))
+    recipe.train(run, settings)
 
 
 def _demand_all_stay(plan: Plan, group: Group, stopping: Callable[[], bool], leaving: bool) -> None:

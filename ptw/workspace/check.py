@@ -136,13 +136,14 @@ def dataset_problems(document: Document, name: str, entry: Entry) -> Iterator[Pr
         if isinstance(part, str) and part:
             yield from places.source_problems(document, (*path, "source", number), part)
     form = entry.get("format")
-    if form in ("chat", "text") and entry.get("leave_out"):
+    if form not in ("event", None) and entry.get("leave_out"):
         where = (*path, "leave_out")
         hint = "remove it, and declare the held-out rows as a dataset of their own"
         yield document.problem(where, entry["leave_out"], f"only events can be left out, not {form}", hint)
-    if form == "chat" and entry.get("too_long") == "split":
+    if form in ("chat", "preference") and entry.get("too_long") == "split":
         hint = "choose error, truncate or drop"
-        yield document.problem((*path, "too_long"), "split", "a chat cannot be split", hint)
+        what = {"chat": "a chat", "preference": "a pair of answers"}[form]
+        yield document.problem((*path, "too_long"), "split", f"{what} cannot be split", hint)
 
 
 def mix_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
@@ -229,19 +230,36 @@ def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Pro
         hint = hint_of(recipe, list(recipes), "recipes")
         yield document.problem((*path, "recipe"), recipe, "there is no such file in recipes/", hint)
         return
-    settings = entry.get("settings", {})
-    if isinstance(settings, dict):
-        yield from setting_problems(document, path, recipe, recipes[recipe], settings)
-
-
-def setting_problems(
-    document: Document, path: tuple[str, ...], recipe: str, file: Path, settings: Entry
-) -> Iterator[Problem]:
     try:
-        fields = rooms.settings_fields(file)
+        fields, formats = rooms.settings_fields(recipes[recipe]), rooms.formats(recipes[recipe])
     except PtwError as error:
         yield document.problem((*path, "recipe"), recipe, "its Settings cannot be read", str(error))
         return
+    for key in ("dataset", "eval_dataset"):
+        yield from food_problems(document, (*path, key), text_of(entry, key) or "", recipe, formats)
+    settings = entry.get("settings", {})
+    if isinstance(settings, dict):
+        yield from setting_problems(document, path, recipe, fields, settings)
+
+
+def food_problems(
+    document: Document, path: tuple[str, ...], name: str, recipe: str, formats: tuple[str, ...]
+) -> Iterator[Problem]:
+    """A recipe says in FORMATS what it learns from; one that doesn't takes all."""
+    for part, form in formats_of(document, name).items():
+        if formats and form is not None and form not in formats:
+            its = "its format" if part == name else f"the format of its part {part}"
+            message = f"{its} is {form}, and recipes/{recipe} takes {' or '.join(formats)}"
+            yield document.problem(path, name, message, "name another dataset or recipe")
+
+
+def setting_problems(
+    document: Document,
+    path: tuple[str, ...],
+    recipe: str,
+    fields: Mapping[str, rooms.SettingField],
+    settings: Entry,
+) -> Iterator[Problem]:
     for key, value in settings.items():
         where = (*path, "settings", key)
         if key not in fields:
@@ -261,7 +279,7 @@ def format_problems(document: Document, path: tuple[str, ...], entry: Entry) -> 
         name = text_of(entry, key) or ""
         for part, form in formats_of(document, name).items():
             its = "its format" if part == name else f"the format of its part {part}"
-            if "items" in tokenizer and form in ("chat", "text"):
+            if "items" in tokenizer and form not in ("event", None):
                 message = f"{its} is {form}, and the tokenizer {entry['tokenizer']} knows only items"
                 hint = "name a dataset of events, or another tokenizer"
                 yield document.problem((*path, key), name, message, hint)

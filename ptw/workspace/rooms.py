@@ -81,15 +81,17 @@ def files(root: Path | None, room: str) -> dict[str, Path]:
     return dict(sorted(merged.items()))
 
 
+def formats(path: Path) -> tuple[str, ...]:
+    """The formats of datasets that a recipe takes, of its FORMATS; without them none is refused."""
+    for node in parsed(path).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FORMATS":
+            return tuple(literal(path, node.value, tuple_of=True))
+    return ()
+
+
 def settings_fields(path: Path, name: str = "Settings") -> dict[str, SettingField]:
     """The fields of the file's Settings, without importing it; PtwError when it can't be read so."""
-    try:
-        tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:
-        line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        raise PtwError(f"{path}{line}: not Python: {error}") from error
-    except OSError as error:
-        raise PtwError(f"{path}: cannot be read: {error.strerror}") from error
+    tree = parsed(path)
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
     if not classes:
         raise PtwError(f"{path}: has no {name}; add a frozen dataclass of that name, even an empty one")
@@ -101,10 +103,22 @@ def settings_fields(path: Path, name: str = "Settings") -> dict[str, SettingFiel
     return own | {name: field for name, field in inherited.items() if name not in own}
 
 
+def parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise PtwError(f"{path}{line}: not Python: {error}") from error
+    except OSError as error:
+        raise PtwError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def where_is(path: Path, tree: ast.Module, base: ast.expr) -> tuple[Path, str]:
-    """The file and name of a class that Settings takes fields from: it is imported from ptw."""
+    """The file and name of a class that Settings takes fields from: it is in the file, or is ptw's."""
     name = ast.unparse(base)
     for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return path, name
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ptw."):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptw.data.render import Sample, render
+from ptw.data.render import render
+from ptw.data.sample import Sample
 from ptw.errors import PtwError
 from ptw.files.read import Row
 from ptw.tokens.tokenizer import Tokenizer, load_tokenizer

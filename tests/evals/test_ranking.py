@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ptw.data.render import Sample
+from ptw.data.sample import Sample
 from ptw.errors import PtwError
 from ptw.evals.ranking import (
     Case,

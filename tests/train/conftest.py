@@ -102,21 +102,22 @@ import os
 import time
 from dataclasses import dataclass
 
+from ptw.train.settings import TrainingSettings
+
 @dataclass(frozen=True)
-class Settings:
+class Settings(TrainingSettings):
     steps: int = 30
     window: int = 32
     rows: int = 4
     learning_rate: float = 1e-2
     checkpoint_every: int = 5
     record_samples: bool = True
+    schedule: str = "constant"
     sleep: float = 0.0
 
 def train(run, settings):
-    model, optimizer = run.model(), run.optimizer(settings.learning_rate)
-    batches = run.batches(settings.steps, window=settings.window, rows=settings.rows,
-                          checkpoint_every=settings.checkpoint_every, record_samples=settings.record_samples)
-    for batch in batches:
+    model, optimizer = run.model(), run.optimizer()
+    for batch in run.batches():
         time.sleep(settings.sleep or float(os.environ.get("SLEEP", "0")))
         loss = run.mean_loss(model, batch)
         run.step(optimizer, loss)

@@ -25,6 +25,7 @@ from ptw.runs.open import open_named
 from ptw.train.adapted import AdapterSettings, adapt
 from ptw.train.group import Group
 from ptw.train.run import Run
+from ptw.train.settings import TrainingSettings
 from ptw.workspace.check import problems
 from ptw.workspace.manifest import read
 from tests.train.conftest import curve_of, make_workspace, planned, steps_of, together, trained
@@ -216,8 +217,9 @@ def test_the_best_adapter_is_kept_with_the_best_model(tmp_path: Path) -> None:
 
 
 def test_in_bf16_the_base_is_bf16_and_the_adapter_fp32(base: Path) -> None:
-    run = Run(planned(base, "chat"), ALONE, lambda: False)
-    run.model(precision="bf16", adapter=AdapterSettings(**LORA))
+    settings = TrainingSettings(precision="bf16", window=32, **LORA)
+    run = Run(planned(base, "chat"), settings, ALONE, lambda: False)
+    run.model()
     dtypes = {own.dtype: own.requires_grad for own in run.loaded.module.parameters()}
     assert dtypes == {torch.bfloat16: False, torch.float32: True}
     found = trained(planned(base, "chat", **LORA, precision="bf16"))

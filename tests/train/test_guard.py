@@ -14,16 +14,17 @@ from ptw.train.feed import Feed, StepRows
 from ptw.train.group import Group
 from ptw.train.guard import Guard
 from ptw.train.ledger import Ledger
+from ptw.train.settings import TrainingSettings
 from tests.train.conftest import curve_of, planned, samples_of, steps_of, together, trained
 
 BAD = 20  # the step, from 1, that is spoilt
 
 
-def spoil(root: Path, worth: str, when: str, heed: str) -> None:
-    """The recipe takes another loss for one batch, and says what to do about it."""
+def spoil(root: Path, worth: str, when: str) -> None:
+    """The recipe takes another loss for one batch."""
     recipe = root / "recipes" / "slow.py"
     text = recipe.read_text().replace("batch)\n", f"batch) * ({worth} if {when} else 1)\n")
-    recipe.write_text(text.replace("    batches = ", f"    run.heed({heed})\n    batches = "))
+    recipe.write_text(text)
 
 
 def digest_at(undisturbed: Path, step: int) -> str:
@@ -54,13 +55,13 @@ def without_the_batch(root: Path, undisturbed: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("worth", "heed", "kind"),
-    [("float('nan')", "'skip', 'ignore', 6.0", "nan"), ("1e3", "'stop', 'skip', 6.0", "spikes")],
+    [("float('nan')", {"on_nan": "skip"}, "nan"), ("1e3", {"on_spike": "skip"}, "spikes")],
 )
 def test_a_step_left_out_is_as_if_it_had_not_been(
-    root: Path, undisturbed: Path, without_the_batch: Path, worth: str, heed: str, kind: str
+    root: Path, undisturbed: Path, without_the_batch: Path, worth: str, heed: dict[str, str], kind: str
 ) -> None:
-    spoil(root, worth, f"batch.step.digest == '{digest_at(undisturbed, BAD)}'", heed)
-    plan = planned(root)
+    spoil(root, worth, f"batch.step.digest == '{digest_at(undisturbed, BAD)}'")
+    plan = planned(root, **heed)
     folder = plan.run_folder()
     # stopped in the step that is left out, and gone on with
     assert trained(plan, lambda: len(steps_of(folder)) == BAD - 1).state == "stopped"
@@ -79,8 +80,8 @@ def test_a_step_left_out_is_as_if_it_had_not_been(
 
 
 def test_a_spike_ends_the_run_where_it_should(root: Path, undisturbed: Path) -> None:
-    spoil(root, "1e3", f"batch.step.digest == '{digest_at(undisturbed, BAD)}'", "'stop', 'stop', 6.0")
-    plan = planned(root)
+    spoil(root, "1e3", f"batch.step.digest == '{digest_at(undisturbed, BAD)}'")
+    plan = planned(root, on_spike="stop")
     with pytest.raises(PtwError, match=r"step 20: the loss \d+\.\d+ is a spike.*data/views.jsonl:\d+"):
         trained(plan)
     assert record.read(plan.run_folder()).state == "failed"
@@ -88,7 +89,7 @@ def test_a_spike_ends_the_run_where_it_should(root: Path, undisturbed: Path) -> 
 
 
 def test_a_spike_that_is_ignored_is_told_and_trained_on(root: Path, undisturbed: Path) -> None:
-    spoil(root, "1e3", f"batch.step.digest == '{digest_at(undisturbed, BAD)}'", "'stop', 'ignore', 6.0")
+    spoil(root, "1e3", f"batch.step.digest == '{digest_at(undisturbed, BAD)}'")
     found = trained(planned(root))
     assert [fault["step"] for fault in faults_of(found.folder)] == [BAD]
     assert [line["step"] for line in steps_of(found.folder)] == list(range(1, 31))
@@ -96,8 +97,8 @@ def test_a_spike_that_is_ignored_is_told_and_trained_on(root: Path, undisturbed:
 
 
 def test_a_run_that_leaves_out_all_its_steps_ends(root: Path) -> None:
-    spoil(root, "float('nan')", "run.steps_done == 3", "'skip', 'skip', 6.0")
-    plan = planned(root)
+    spoil(root, "float('nan')", "run.steps_done == 3")
+    plan = planned(root, on_nan="skip")
     with pytest.raises(PtwError, match=f"step 4: .* {guard.MOST_IN_A_ROW} steps before it were left out"):
         trained(plan)
     assert len(faults_of(plan.run_folder())) == guard.MOST_IN_A_ROW + 1
@@ -106,8 +107,8 @@ def test_a_run_that_leaves_out_all_its_steps_ends(root: Path) -> None:
 def test_workers_leave_a_step_out_together(root: Path, undisturbed: Path) -> None:
     """Only the second worker's own loss is no number."""
     when = f"run.group.rank == 1 and batch.step.digest == '{digest_at(undisturbed, 3)}'"
-    spoil(root, "float('nan')", when, "'skip', 'ignore', 6.0")
-    plan = planned(root, steps=4)
+    spoil(root, "float('nan')", when)
+    plan = planned(root, steps=4, on_nan="skip")
     for done in together(plan, 2):
         assert done.returncode == 0, done.stderr
     fault = faults_of(plan.run_folder())[0]
@@ -121,8 +122,8 @@ def test_workers_leave_a_step_out_together(root: Path, undisturbed: Path) -> Non
 
 def judged(losses: list[float], folder: Path) -> list[int]:
     """The steps, from 1, that are left out."""
-    watch = Guard(Group(0, 1, torch.device("cpu")), Ledger(folder, Group(0, 1, torch.device("cpu"))))
-    watch.heed("skip", "skip", 6.0)
+    alone = Group(0, 1, torch.device("cpu"))
+    watch = Guard(alone, Ledger(folder, alone), TrainingSettings(on_nan="skip", on_spike="skip"))
     step = StepRows((), 0)
     return [
         n

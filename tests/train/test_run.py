@@ -23,6 +23,7 @@ from ptw.train.count import SLICE, Stopped, rows_of
 from ptw.train.group import Group
 from ptw.train.ledger import STARTS_IN_VAIN
 from ptw.train.run import Run
+from ptw.train.settings import TrainingSettings
 from ptw.workspace.manifest import read
 from tests.train.conftest import curve_of, make_workspace, planned, samples_of, steps_of, trained
 
@@ -116,7 +117,7 @@ def test_passes_do_not_change_the_curve(root: Path) -> None:
 def test_packed_loss_is_the_sum_of_the_unpacked(root: Path) -> None:
     """Before step 1: what packing adds or loses would show here."""
     plan = planned(root)
-    run = Run(plan, Group(0, 1, torch.device("cpu")), lambda: False)
+    run = Run(plan, TrainingSettings(), Group(0, 1, torch.device("cpu")), lambda: False)
     model = run.model()
     entry = plan.datasets["views"]
     stream = Stream(plan.root, entry, run.tokenizer, window=64, seed=0, epochs=1)

@@ -1,0 +1,31 @@
+"""What does one row become?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What belongs together: it lies in one packed row, or is left out as a whole.
+
+    `learn[i]`: `ids[i]` is a target; the first id of a document never is. `lengths` are those of its
+    documents, where it has several. `context` counts assistant turns that are context only.
+    """
+
+    id: str
+    ids: np.ndarray
+    learn: np.ndarray
+    lengths: tuple[int, ...] = ()
+    context: int = 0
+
+    @property
+    def documents(self) -> tuple[int, ...]:
+        return self.lengths or (len(self.ids),)
+
+    @property
+    def learns(self) -> bool:
+        """Whether each of its documents has a target."""
+        begins = np.cumsum([0, *self.documents[:-1]])
+        parts = zip(begins, self.documents, strict=True)
+        return all(self.learn[begin + 1 : begin + length].any() for begin, length in parts)

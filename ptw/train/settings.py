@@ -1,0 +1,65 @@
+"""Which settings does every recipe take over, so that all of them call the same thing by one name?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ptw.train import demand
+from ptw.train.adapted import AdapterSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(AdapterSettings):
+    """What `Run` itself reads. A recipe's Settings inherit it, and declare anew what they set otherwise."""
+
+    epochs: int = 1
+    steps: int | None = None  # in place of epochs: so many steps, over as many epochs as they take
+    window: int = 1024  # tokens of a packed row
+    rows: int = 8  # packed rows of a step, over all workers
+    rows_at_once: int = 8  # of these, how many a worker computes in one pass
+    learning_rate: float = 1e-5
+    warmup: int = 0  # steps
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    on_nan: Literal["stop", "skip"] = "stop"  # a loss or gradient that is no number
+    on_spike: Literal["stop", "skip", "ignore"] = "ignore"  # a loss far above the last ones; told anyhow
+    spike_sigmas: float = 6.0  # how far above is a spike
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_every: int = 100  # steps
+    eval_every: int | None = None  # steps between measurements; without it: once an epoch
+    seed: int = 0
+    record_samples: bool = False  # which samples each worker saw, step by step
+
+    def demand_sense(self) -> None:
+        """PtwError names a setting whose value can't be."""
+        demand.positive(
+            epochs=self.epochs,
+            steps=1 if self.steps is None else self.steps,
+            window=self.window,
+            rows=self.rows,
+            rows_at_once=self.rows_at_once,
+            checkpoint_every=self.checkpoint_every,
+            eval_every=1 if self.eval_every is None else self.eval_every,
+        )
+        demand.not_negative(
+            learning_rate=self.learning_rate,
+            warmup=self.warmup,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+            spike_sigmas=self.spike_sigmas,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextTokenSettings(TrainingSettings):
+    """Of a recipe whose loss is the cross entropy of the next token."""
+
+    label_smoothing: float = 0.0  # which part of a target is spread over the vocabulary
+    z_loss: float = 0.0  # times the squared logarithm of the softmax's sum; 1e-4 is usual
+
+    def demand_sense(self) -> None:
+        super().demand_sense()
+        demand.part(label_smoothing=self.label_smoothing)
+        demand.not_negative(z_loss=self.z_loss)
