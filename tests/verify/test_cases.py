@@ -21,7 +21,7 @@ from ptw.verify.drawing.informative import generator
 from ptw.verify.drawing.routing import Watch, gaps
 from ptw.verify.drawing.search import Change, Search
 from ptw.verify.drawing.sizes import small
-from ptw.verify.drawing.trials import TIED, Trials
+from ptw.verify.drawing.trials import TIED, Outcome, Trials
 from ptw.verify.exact import exact
 from ptw.verify.reference import hf
 
@@ -242,6 +242,26 @@ def test_a_change_that_looks_ahead_is_left_to_a_case_of_its_own() -> None:
     values = small(trials).plain
     assert trials.causal(values)
     assert not trials.causal(values | {"use_bidirectional_attention": True})
+
+
+@pytest.mark.usefixtures("exactly")
+def test_tokens_that_the_reference_cannot_run_are_no_word_about_the_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two experts were as good as one another on the tokens with another end: others are tried."""
+    trials, run, asked = Trials(hf.config_class("llama"), 1), Trials._run, list[torch.Tensor]()
+
+    def tied_at_first(self: Trials, values: dict[str, int], ids: torch.Tensor) -> Outcome:
+        asked.append(ids)
+        return (
+            Outcome("two experts are as good as one another") if len(asked) == 2 else run(self, values, ids)
+        )
+
+    monkeypatch.setattr(Trials, "_run", tied_at_first)
+    values = small_llama()
+    assert trials.causal(values)
+    assert len({tuple(ids.tolist()) for ids in asked}) == len(asked) == 3
+    assert not trials.causal(values | {"num_attention_heads": 3})
 
 
 @pytest.mark.usefixtures("exactly")
