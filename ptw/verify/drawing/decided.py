@@ -22,7 +22,7 @@ DRAWS = 200
 SIDE_BY_SIDE = 16  # continuations of a document that are tried at once
 DOCUMENTS = 6
 SHORTEST, LONGEST = 8, 40
-SAMPLES, FORCED_LENGTH = 8, 12
+SAMPLES, FORCED_LENGTH = 32, 12
 Tensors = dict[str, Tensor]
 
 
