@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ptw.train import demand, pairs
+from ptw.train.judged import Rows, learn
 from ptw.train.run import Run
 from ptw.train.settings import TrainingSettings
 
@@ -32,10 +33,10 @@ class Settings(TrainingSettings):
 
 
 def train(run: Run, settings: Settings) -> None:
-    model, optimizer = run.model(), run.optimizer()
+    model = run.model()
     reference = None if settings.loss == "simpo" else pairs.reference(run, model)
 
-    def judged(batch: pairs.Rows) -> dict[str, Tensor]:
+    def judged(batch: Rows) -> dict[str, Tensor]:
         ratios_N2 = pairs.log_probs(run, model, batch)
         if reference is not None:
             ratios_N2 = ratios_N2 - reference(batch)
@@ -45,14 +46,7 @@ def train(run: Run, settings: Settings) -> None:
         accuracy_N = (margin_N > 0).to(margin_N.dtype)
         return {"loss": loss(ratios_N2, settings), "accuracy": accuracy_N, "margin": margin_N.detach()}
 
-    for batch in run.batches():
-        if run.due() and run.holds_out:
-            run.log(**run.held_out_means(model, judged))
-        shares = {name: values_N.sum() / len(batch.step.samples) for name, values_N in judged(batch).items()}
-        run.step(optimizer, shares.pop("loss"), **shares)
-    if run.holds_out:
-        run.log(**run.held_out_means(model, judged))
-    run.save(model)
+    learn(run, model, judged)
 
 
 def loss(ratios_N2: Tensor, settings: Settings) -> Tensor:

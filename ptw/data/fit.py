@@ -32,7 +32,7 @@ def fit(
         return (cut,), None
     if dataset.too_long == "drop":
         return (), f"{length} ids are more than the window of {window}"
-    whole = dataset.format in ("chat", "preference")
+    whole = dataset.format in ("chat", "preference", "rated")
     choices = '"truncate" or "drop"' if whole else '"truncate", "split" or "drop"'
     raise PtwError(
         f"{sample.id}: {length} ids are more than the window of {window}; widen the window, or set in "

@@ -16,7 +16,8 @@ class PackedRow:
     """`window` ids: documents of these `lengths` from the first id on, then padding.
 
     `targets` are already shifted: `targets[i]` follows `ids[i]` in its document, or is -100. `samples` are
-    the ids of the samples; each has one document, of preferences two.
+    the ids of the samples; each has one document, of preferences two. `ratings` are theirs, where they are
+    rated.
     """
 
     ids: np.ndarray
@@ -24,6 +25,7 @@ class PackedRow:
     lengths: tuple[int, ...]
     samples: tuple[str, ...]
     epoch: int = 0
+    ratings: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,4 +146,5 @@ def lay_out(samples: Sequence[Sample], window: int, pad_id: int, epoch: int = 0)
         tuple(length for sample in samples for length in sample.documents),
         tuple(sample.id for sample in samples),
         epoch,
+        tuple(sample.rating for sample in samples if sample.rating is not None),
     )

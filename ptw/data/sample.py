@@ -10,7 +10,8 @@ class Sample:
     """What belongs together: it lies in one packed row, or is left out as a whole.
 
     `learn[i]`: `ids[i]` is a target; the first id of a document never is. `lengths` are those of its
-    documents, where it has several. `context` counts assistant turns that are context only.
+    documents, where it has several. `context` counts assistant turns that are context only. `rating` is what
+    a person or a teacher made of it.
     """
 
     id: str
@@ -18,6 +19,7 @@ class Sample:
     learn: np.ndarray
     lengths: tuple[int, ...] = ()
     context: int = 0
+    rating: float | None = None
 
     @property
     def documents(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ import torch
 
 from ptw.errors import PtwError
 from ptw.nn.decode import generate
-from ptw.runs.open import open_named
+from ptw.runs.open import demand_words, open_named
 from ptw.workspace.manifest import Workspace
 
 
@@ -13,6 +13,7 @@ def answer(
 ) -> str:
     """The text that follows. A model taught on chats answers the prompt as a user's turn."""
     opened = open_named(workspace, name)
+    demand_words(opened)
     tokenizer = opened.tokenizer
     if tokenizer is None:
         raise PtwError(f"{name}: no tokenizer is known for it; name a run, or add one to its folder")

@@ -16,6 +16,7 @@ from ptw.ports.checkpoint import Checkpoint, open_checkpoint
 from ptw.ports.mapping import as_named, held_wide, padded_tables
 from ptw.ports.parallel import copy_whole, materialise
 from ptw.ports.port import Port, configure, find_port
+from ptw.ports.scores import Scores, begun, classifier_config, demand_scores, giving_scores, stored_scores
 from ptw.ports.weights import Absent, Operator, Tied
 from ptw.workspace import rooms
 
@@ -45,15 +46,19 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     spread: Spread | None = None,
+    scores: Scores | None = None,
 ) -> Loaded:
     """The model of a checkpoint, in `dtype` (default: the checkpoint's own).
 
-    Tensors go from disk into the port one operator at a time, so that the model never stands in memory twice.
-    With `spread` a process keeps of each only what it holds; without a port the model is loaded first.
+    It gives scores in place of words where the checkpoint does, or where `scores` asks for new ones. Tensors
+    go from disk into the port one operator at a time, so that the model never stands in memory twice. With
+    `spread` a process keeps of each only what it holds; without a port the model is loaded first.
     PtwError names each unknown, missing and left-over tensor.
     """
     checkpoint = open_checkpoint(folder)
     found = _port_for(root, port or checkpoint.hf_config["model_type"])
+    stored = stored_scores(checkpoint.hf_config)
+    demand_scores(folder, stored, scores, has_port=found is not None)
     if found is None:
         from ptw.ports.fallback import load_reference
 
@@ -61,11 +66,18 @@ def load(
         if spread is not None:
             spread(reference, None, None)
         return Loaded(reference, checkpoint.hf_config, None, notes)
-    config = configure(found, checkpoint.hf_config)
+    hf_config = checkpoint.hf_config
+    config = configure(found, hf_config)
+    if labels := stored or (scores.labels if scores else None):
+        found = giving_scores(found, labels)
     operators = as_named(found.weights(config), checkpoint.files)
     module = _empty(found, config, dtype or stored_dtype(checkpoint), device, held_wide(operators), spread)
-    fill(module, operators, checkpoint)
-    return Loaded(module, checkpoint.hf_config, found, operators=tuple(operators))
+    if scores and not stored:
+        hf_config = classifier_config(hf_config, scores)
+        fill(module, begun(operators, module, hf_config, scores), checkpoint)
+    else:
+        fill(module, operators, checkpoint)
+    return Loaded(module, hf_config, found, operators=tuple(operators))
 
 
 def create(

@@ -26,6 +26,17 @@ def _as_named(operator: Operator, found: Collection[str]) -> Operator:
     return operator
 
 
+def names_of(operator: Operator) -> set[str]:
+    """Every name under which a checkpoint may hold what it reads."""
+    if isinstance(operator, Wide):
+        return names_of(operator.operator)
+    if isinstance(operator, Named):
+        return set(operator.names)
+    if isinstance(operator, Either):
+        return {name for form in operator.forms for name in form.theirs}
+    return set(operator.theirs)
+
+
 def back_to_checkpoint(
     operators: Sequence[Operator], state: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:

@@ -8,12 +8,14 @@ import torch
 
 from ptw.errors import PtwError
 from ptw.ports.load import Loaded, load
+from ptw.ports.scores import stored_scores
 from ptw.ports.source import resolve
 from ptw.runs.record import MODEL, RunRecord, list_runs, model_folder
 from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
 from ptw.workspace.manifest import ModelEntry, Workspace
 from ptw.workspace.problem import hint_of
 
+CHATS = {"chat", "preference", "rated"}  # formats that a chat template renders
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -50,6 +52,15 @@ def open_model(workspace: Workspace, name: str) -> tuple[Loaded, Tokenizer | Non
     return opened.loaded, opened.tokenizer
 
 
+def demand_words(opened: Opened) -> None:
+    """PtwError if the model gives scores of a text: it has no next token."""
+    if stored_scores(opened.loaded.hf_config):
+        raise PtwError(
+            f"{opened.name} gives scores, not words: its accuracy stands in its run's record, and "
+            "transformers loads it with AutoModelForSequenceClassification"
+        )
+
+
 def run_tokenizer(record: RunRecord) -> Tokenizer:
     """The tokenizer in the run's model; PtwError if it is not the one that the run was trained with."""
     folder = model_folder(record)
@@ -72,7 +83,7 @@ def _open_run(workspace: Workspace, record: RunRecord) -> Opened:
         tokenizer=tokenizer,
         dataset=record.plan["eval_dataset"] or record.plan["dataset"],
         window=window if isinstance(window, int) else None,
-        chats="chat" in _formats(record.plan["datasets"][record.plan["dataset"]]),
+        chats=not _formats(record.plan["datasets"][record.plan["dataset"]]).isdisjoint(CHATS),
     )
 
 

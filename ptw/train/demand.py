@@ -1,8 +1,9 @@
-"""Which numbers may a setting have? PtwError names the key and the value."""
+"""Which values may a setting have? PtwError names the key and the value."""
 
 import math
 
 from ptw.errors import PtwError
+from ptw.train.plan import Plan
 
 
 def positive(**values: int) -> None:
@@ -27,3 +28,14 @@ def part(**values: float) -> None:
     for key, value in values.items():
         if not 0 <= value < 1:
             raise PtwError(f"settings: {key} = {value}: it must be 0 or more, and less than 1")
+
+
+def format_of_data(plan: Plan, format: str, setting: str) -> None:
+    """What this setting makes of a recipe reads only datasets of one format."""
+    for entry in {plan.dataset, plan.eval_dataset} - {None}:
+        for share in plan.datasets[str(entry)].parts:
+            if share.dataset.format != format:
+                found = f"{share.dataset.name} has format {share.dataset.format}"
+                raise PtwError(
+                    f"settings: {setting}: it learns from datasets of format {format}, and {found}"
+                )

@@ -10,19 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from ptw.data.pack import IGNORED
-from ptw.evals.rows import Forward, dealt, forward_of, groups
+from ptw.evals.rows import dealt, forward_of, groups
 from ptw.ports import adapter
 from ptw.runs.record import write_json
 from ptw.train.count import Stopped
-from ptw.train.feed import Batch
+from ptw.train.judged import Rows
 
 if TYPE_CHECKING:
     from ptw.train.run import Run
 
 SIDES = 2  # documents of a pair: the chosen answer, then the rejected one
 KEPT = "reference.json"
-
-Rows = Forward | Batch
 
 
 def of_pairs(values_BT: Tensor, batch: Rows) -> Tensor:

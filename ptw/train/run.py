@@ -60,14 +60,15 @@ class Run:
         for note in self.tokenizer.notes:
             self.ledger.say(note)
 
-    def model(self) -> nn.Module:
+    def model(self, scores: int | None = None) -> nn.Module:
         """The plan's model with fp32 master weights, spread over the workers; bf16 computes in bf16.
 
-        With an adapter nothing else learns: whatever is frozen has `requires_grad` False.
+        With `scores` it gives so many scores of a text in place of words. With an adapter nothing else
+        learns, but new scores: whatever is frozen has `requires_grad` False.
         """
         settings = self.settings
         torch.manual_seed(settings.seed + self.group.data_rank)
-        self.loaded, work = weights.open_for_training(self)
+        self.loaded, work = weights.open_for_training(self, scores)
         for note in self.loaded.notes:
             self.ledger.say(note)
         self._meter = Meter(work, peak(self.group.device, settings.precision), self.group)

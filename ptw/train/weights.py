@@ -17,6 +17,7 @@ from ptw.ports import adapter, adapting, quantise
 from ptw.ports.export import export
 from ptw.ports.load import Loaded, Spread, create, load
 from ptw.ports.port import Port
+from ptw.ports.scores import SCORES, Scores
 from ptw.ports.source import resolve
 from ptw.runs.record import ADAPTER, MODEL
 from ptw.tokens import fingerprint
@@ -42,12 +43,12 @@ class Best:
     folder: str | None = None
 
 
-def open_for_training(run: "Run") -> tuple[Loaded, Work]:
+def open_for_training(run: "Run", labels: int | None) -> tuple[Loaded, Work]:
     """The plan's model, spread over the workers, and what it computes, which is seen before it is cut.
 
-    In fp32; beneath an adapter in the precision of the run. PtwError if the tokenizer is not the run's, or
-    not the model's: its table lacks ids, or it had others; for an adapter that can't be; and if it cannot be
-    spread as the cluster asks.
+    With `labels` it gives so many scores of a text in place of words. In fp32; beneath an adapter in the
+    precision of the run. PtwError if the tokenizer is not the run's, or not the model's: its table lacks ids,
+    or it had others; for an adapter that can't be; and if it cannot be spread as the cluster asks.
     """
     works: list[Work] = []
     plan, group, settings = run.plan, run.group, run.settings
@@ -60,21 +61,27 @@ def open_for_training(run: "Run") -> tuple[Loaded, Work]:
 
     # an adapter goes onto whole layers; else each worker has in memory only what it holds
     at_once = spread is not None and settings.adapter == "none"
-    loaded = _opened(run, measured if at_once else None)
+    loaded = _opened(run, labels, measured if at_once else None)
     if not at_once:
         loaded = adapted.adapt(loaded, settings, settings.seed, group.device)
+        if labels is not None:
+            loaded.module.get_parameter(SCORES).requires_grad_(True)
         measured(loaded.module, loaded.port, getattr(loaded.module, "config", None))
     if plan.cluster.recompute:
         recompute(loaded.module)
     return loaded, works[0]
 
 
-def _opened(run: "Run", spread: Spread | None) -> Loaded:
+def _opened(run: "Run", labels: int | None, spread: Spread | None) -> Loaded:
     plan, settings, tokenizer, device = run.plan, run.settings, run.tokenizer, run.group.device
     demand_tokenizer(plan, tokenizer)
     entry = plan.model
     adapted.demand_sense(settings, entry.hf is None, run.group.world)
     if entry.hf is None:
+        if labels is not None:
+            raise PtwError(
+                f"model {entry.name} is a shape: scores are learnt on a model of words, with hf = ..."
+            )
         ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
         special = {f"{name}_token_id": id_ for name, id_ in ids.items() if id_ is not None}
         config = {**(entry.config or {}), "vocab_size": tokenizer.size, **special}
@@ -85,7 +92,10 @@ def _opened(run: "Run", spread: Spread | None) -> Loaded:
     dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
     # what is to be packed goes to the device one matrix at a time
     first_on = torch.device("cpu") if settings.adapter == "qlora" else device
-    loaded = load(folder, plan.root, port=entry.port, dtype=dtype, device=first_on, spread=spread)
+    scores = None if labels is None else Scores(labels, settings.seed, tokenizer.pad_id)
+    loaded = load(
+        folder, plan.root, port=entry.port, dtype=dtype, device=first_on, spread=spread, scores=scores
+    )
     size = loaded.hf_config.get("vocab_size", tokenizer.size)
     if tokenizer.size > size:
         raise PtwError(
@@ -188,7 +198,9 @@ def _write(run: "Run", folder: Path) -> None:
 
 def _write_adapter(run: "Run", folder: Path, state: Mapping[str, Tensor]) -> None:
     layers = list(adapter.attached(run.loaded.module).values())
-    if layers:
+    if layers and SCORES in state:
+        run.ledger.say("no adapter/ is written: it would lack the scores; model/ has both")
+    elif layers:
         adapter.save(run.loaded.module, layers[0].settings, folder, state=state, base=run.plan.model.hf)
 
 

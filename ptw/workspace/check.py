@@ -140,9 +140,9 @@ def dataset_problems(document: Document, name: str, entry: Entry) -> Iterator[Pr
         where = (*path, "leave_out")
         hint = "remove it, and declare the held-out rows as a dataset of their own"
         yield document.problem(where, entry["leave_out"], f"only events can be left out, not {form}", hint)
-    if form in ("chat", "preference") and entry.get("too_long") == "split":
-        hint = "choose error, truncate or drop"
-        what = {"chat": "a chat", "preference": "a pair of answers"}[form]
+    whole = {"chat": "a chat", "preference": "a pair of answers", "rated": "a rated chat"}
+    if form in whole and entry.get("too_long") == "split":
+        hint, what = "choose error, truncate or drop", whole[form]
         yield document.problem((*path, "too_long"), "split", f"{what} cannot be split", hint)
 
 
