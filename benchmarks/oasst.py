@@ -1,7 +1,8 @@
-"""How do the conversation trees of oasst become chats?"""
+"""How do the conversation trees of oasst become chats, and the ranks of their answers preferences?"""
 
 import json
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,31 @@ def write_chats(source: Path, train: Path, held_out: Path, every: int = 10) -> t
                 file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
                 counts[path] += 1
     return counts[train], counts[held_out]
+
+
+def write_pairs(source: Path, train: Path, held_out: Path, every: int = 10) -> tuple[int, int]:
+    """Writes a preference for each two ranked answers to one message; trees as of `write_chats`."""
+    counts = {train: 0, held_out: 0}
+    trees = (source / "en_100_tree.jsonl").read_text(encoding="utf-8").splitlines()
+    with train.open("w", encoding="utf-8") as to_train, held_out.open("w", encoding="utf-8") as to_hold:
+        for number, line in enumerate(trees):
+            path, file = (held_out, to_hold) if number % every == 0 else (train, to_train)
+            for pair in pairs(json.loads(line)["prompt"], []):
+                file.write(json.dumps(pair, ensure_ascii=False) + "\n")
+                counts[path] += 1
+    return counts[train], counts[held_out]
+
+
+def pairs(message: dict[str, Any], before: list[dict[str, str]]) -> Iterator[dict[str, Any]]:
+    """The better and the worse of each two ranked answers that differ; rank 0 is the best."""
+    so_far = [*before, {"role": ROLES[message["role"]], "content": message["text"]}]
+    answers = [reply for reply in message["replies"] if reply["role"] == "assistant"]
+    ranked = sorted((one for one in answers if one.get("rank") is not None), key=lambda one: one["rank"])
+    for better, worse in combinations(ranked, 2):
+        if better["rank"] < worse["rank"] and better["text"] != worse["text"]:
+            yield {"prompt": so_far, "chosen": better["text"], "rejected": worse["text"]}
+    for reply in message["replies"]:
+        yield from pairs(reply, so_far)
 
 
 def chats(message: dict[str, Any], before: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
