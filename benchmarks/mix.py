@@ -1,6 +1,8 @@
 """How full are the rows of a mix, how exact its shares, and how long does training wait for them?"""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.corpora import gsm8k, oasst, self_instruct, write_rows
@@ -42,12 +44,19 @@ learning_rate = 1e-3
 )
 
 
-def main() -> None:
+@contextmanager
+def mixed() -> Iterator[Path]:
+    """A workspace with the three corpora and their mix."""
     links = {"stories": real_data("stories260K") / "hf", "qwen2.5": real_data("tokenizers") / "qwen2.5"}
-    two_threads()
     with workspace(TOML, links) as root:
         for name, rows in (("oasst", oasst), ("self-instruct", self_instruct), ("gsm8k", gsm8k)):
             write_rows(rows(real_data(name)), root / "data" / f"{name}.jsonl")
+        yield root
+
+
+def main() -> None:
+    two_threads()
+    with mixed() as root:
         figures = [figure for window in WINDOWS for figure in packed(root, window)]
         ptw(root, "train", "blend-sft")
         figures += waited(root / "runs" / "blend-sft-001")
