@@ -55,8 +55,8 @@ def main() -> None:
 def about() -> str:
     return (
         f"forward, backward and AdamW of stories260K, fp32, on {DOCUMENTS} samples of {SHARES}; packed: rows "
-        f"of {WINDOW}; padded: to the longest in a shuffled batch of {BATCH}; tokens/s counts real tokens only; "
-        f"medians of {ROUNDS} alternating rounds"
+        f"of {WINDOW}; padded: to the longest in a shuffled batch of {BATCH}; tokens/s counts real tokens "
+        f"only; medians of {ROUNDS} alternating rounds"
     )
 
 
