@@ -3,11 +3,12 @@
 import errno
 import json
 import re
+import secrets
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,43 +25,53 @@ from ptw.train.group import Group
 
 SEAL = "complete.json"  # the last file written: each other file with its size and sum
 STATE = "state.pt"
+ASIDE = ".saving-"
 FOLDER = re.compile(r"step-(\d{8})")
 BLOCK_BYTES = 2**22
 
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: the newest so many, and for good those of each multiple of `every` steps."""
+
+    newest: int = 2
+    every: int | None = None
+
+    def dropped(self, folders: Sequence[Path]) -> list[Path]:
+        """Of all, the oldest first, those that go."""
+        return [f for f in folders[: -self.newest] if self.every is None or step_of(f) % self.every]
+
+
+def contents(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The tensors that a checkpoint holds, as they are in memory now. Not for a thread beside training."""
+    _expect_one_worker()
+    model_state, optimizer_state = get_state_dict(module, optimizer)
+    return {"model": _learnt(module, model_state), "optimizer": optimizer_state}
+
+
 def save(
     run: Path,
     step: int,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, Any],
     state: Mapping[str, Any],
     group: Group,
-    keep: int = 2,
+    keep: Keep = Keep(),
 ) -> Path:
-    """The checkpoint of this step, written aside and renamed once it is whole; older ones than `keep` go.
+    """The checkpoint of this step, written aside and renamed once it is whole; what is not kept goes.
 
-    `state` is the first worker's; all workers call this together. A full disk is a PtwError, and leaves the
-    earlier checkpoints as they were and nothing half-written.
+    `tensors` are `contents`, or a copy; `state` is the first worker's; all workers call this together. A full
+    disk is a PtwError, and leaves the earlier checkpoints as they were and nothing half-written.
     """
     folder = run / CHECKPOINTS / f"step-{step:08d}"
-    aside = folder.with_name(f".saving-{folder.name}")
-    fault = None
-    try:
-        if group.first:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-    except OSError as error:
-        fault = error.strerror or str(error)
-    if all(f is None for f in group.gathered(fault)):
-        fault = _write(aside, module, optimizer, state, group)
-    faults = [f for f in group.gathered(fault) if f is not None]
+    aside, fault = group.shared(_prepared(folder) if group.first else None)
+    faults = [fault] if fault else [f for f in group.gathered(_write(aside, tensors, state, group)) if f]
     if group.first:
         if not faults:
             faults = _publish(aside, folder)
         shutil.rmtree(aside, ignore_errors=True)
-        for old in [] if faults else complete(run)[:-keep]:
+        for old in [] if faults else keep.dropped(complete(run)):
             shutil.rmtree(old, ignore_errors=True)
     faults = group.shared(faults)
     if faults:
@@ -101,8 +112,9 @@ def load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer | Non
     wanted: dict[str, Any] = {"model": _learnt(module, model_state)}
     if optimizer is not None:
         wanted["optimizer"] = optimizer_state
-    with _alone() as alone:
-        distributed_checkpoint.load(wanted, storage_reader=FileSystemReader(folder), no_dist=alone)
+    alone = not torch.distributed.is_initialized()
+    _expect_one_worker()
+    distributed_checkpoint.load(wanted, storage_reader=FileSystemReader(folder), no_dist=alone)
     set_state_dict(
         module,
         [] if optimizer is None else optimizer,
@@ -113,15 +125,28 @@ def load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer | Non
     return state
 
 
-def _write(
-    aside: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any], group: Group
-) -> str | None:
+def _prepared(folder: Path) -> tuple[Path, str | None]:
+    """An empty folder to write in, which no worker of a launch that was killed knows, or what went wrong."""
+    aside = folder.with_name(f"{ASIDE}{folder.name}-{secrets.token_hex(4)}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f"{ASIDE}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        aside.mkdir()
+    except OSError as error:
+        return aside, error.strerror or str(error)
+    return aside, None
+
+
+def _write(aside: Path, tensors: Mapping[str, Any], state: Mapping[str, Any], group: Group) -> str | None:
     """This worker's files; what went wrong, if anything did."""
     try:
-        model_state, optimizer_state = get_state_dict(module, optimizer)
-        tensors = {"model": _learnt(module, model_state), "optimizer": optimizer_state}
-        with _alone() as alone:
-            distributed_checkpoint.save(tensors, storage_writer=FileSystemWriter(aside), no_dist=alone)
+        distributed_checkpoint.save(
+            dict(tensors),
+            storage_writer=FileSystemWriter(aside),
+            process_group=group.channel,
+            no_dist=group.world == 1,
+        )
         if group.first:  # after what all write together: the others would wait for it if this failed
             torch.save(dict(state), aside / STATE)
     except (OSError, RuntimeError, CheckpointException) as error:
@@ -186,9 +211,9 @@ def _reason(error: BaseException) -> str:
     return text[0] if text else type(error).__name__
 
 
-@contextmanager
-def _alone() -> Iterator[bool]:
-    """Whether there is no process group, which torch warns of and which is right for one worker."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")
-        yield not torch.distributed.is_initialized()
+def _expect_one_worker() -> None:
+    """Not to be warned of what is right where there is no process group.
+
+    For the whole process: another thread may be saving, and filters of warnings are not a thread's own.
+    """
+    warnings.filterwarnings("ignore", "torch.distributed is disabled")
