@@ -97,12 +97,29 @@ def step_of(folder: Path) -> int:
 def newest(run: Path, group: Group, say: Say) -> Path | None:
     """The newest checkpoint whose files are as they were written; each bad one is named and skipped."""
     for folder in reversed(group.shared(complete(run))):
-        faults = [fault for fault in group.gathered(_fault(folder, group)) if fault]
+        faults = [fault for fault in group.gathered(fault_of(folder, group)) if fault]
         if not faults:
             found: Path = folder
             return found
         if group.first:
             say(f"{folder}: skipped, {faults[0]}")
+    return None
+
+
+def fault_of(folder: Path, group: Group) -> str | None:
+    """What is wrong with this worker's share of a checkpoint's files."""
+    try:
+        sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        for name, (size, total) in list(sums.items())[group.rank :: group.world]:
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} bytes of {size}"
+            if _sum(path) != total:
+                return f"{name} is corrupt"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{SEAL} cannot be read: {error}"
     return None
 
 
@@ -150,7 +167,7 @@ def _write(aside: Path, tensors: Mapping[str, Any], state: Mapping[str, Any], gr
         if group.first:  # after what all write together: the others would wait for it if this failed
             torch.save(dict(state), aside / STATE)
     except (OSError, RuntimeError, CheckpointException) as error:
-        return _reason(error)
+        return reason(error)
     return None
 
 
@@ -169,25 +186,8 @@ def _publish(aside: Path, folder: Path) -> list[str]:
             shutil.rmtree(folder)
         aside.rename(folder)
     except (OSError, PtwError) as error:
-        return [_reason(error)]
+        return [reason(error)]
     return []
-
-
-def _fault(folder: Path, group: Group) -> str | None:
-    """What is wrong with this worker's share of the files."""
-    try:
-        sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))
-        for name, (size, total) in list(sums.items())[group.rank :: group.world]:
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size} bytes of {size}"
-            if _sum(path) != total:
-                return f"{name} is corrupt"
-    except (OSError, ValueError, AttributeError) as error:
-        return f"{SEAL} cannot be read: {error}"
-    return None
 
 
 def _sum(path: Path) -> int:
@@ -198,7 +198,7 @@ def _sum(path: Path) -> int:
     return total
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The disk's own words, from however deep."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
