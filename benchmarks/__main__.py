@@ -14,6 +14,7 @@ NAMES = (
     "head_loss",
     "mix",
     "streaming",
+    "checkpoints",
     "kill_resume",
     "parallel",
     "vllm_loads",

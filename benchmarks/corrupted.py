@@ -1,4 +1,4 @@
-"""What becomes of corrupted rows, files and states: is the place named, and no row lost unsaid?"""
+"""What becomes of corrupted rows, files, states and weights: is the place named, and nothing lost unsaid?"""
 
 import gzip
 import io
@@ -7,11 +7,12 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks import corrupted_weights
+from benchmarks.damage import Outcome, damaged
 from benchmarks.report import Figure, publish
 
 TRIALS = 1000
@@ -58,19 +59,12 @@ LINES = (
 )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """`ended`: refused by a PtwError, read to its end, or what must not be."""
-
-    kind: str
-    ended: str
-    told: str
-
-
 def main() -> None:
     outcomes = [outcome_of(seed) for seed in range(TRIALS)]
+    weights = [corrupted_weights.outcome_of(seed) for seed in range(TRIALS)]
     by_end = Counter(outcome.ended for outcome in outcomes)
-    for outcome in outcomes:
+    of_weights = Counter(outcome.ended for outcome in weights)
+    for outcome in [*outcomes, *weights]:
         if outcome.ended not in ("refused", "read"):
             print(f"{outcome.kind}: {outcome.ended}: {outcome.told}", file=sys.stderr)
     figures = [
@@ -80,8 +74,17 @@ def main() -> None:
         Figure("other exceptions", by_end["exception"], want=0),
         Figure("messages without a place", by_end["no place"], want=0),
         Figure("rows lost unsaid", by_end["lost"], want=0),
+        Figure("corrupted checkpoints", len(weights)),
+        Figure("checkpoints: refused with the file", of_weights["refused"]),
+        Figure("checkpoints: loaded, every tensor right", of_weights["read"]),
+        Figure("checkpoints: other exceptions", of_weights["exception"], want=0),
+        Figure("checkpoints: messages without a file", of_weights["no place"], want=0),
+        Figure("checkpoints: tensors wrong unsaid", of_weights["lost"], want=0),
     ]
-    about = f"rows, files ({', '.join(SUFFIXES)}) and states of chats, text and events, from fixed seeds"
+    about = (
+        f"rows, files ({', '.join(SUFFIXES)}) and states of chats, text and events; safetensors and their "
+        "index, all but the numbers themselves, which have no sums; from fixed seeds"
+    )
     publish("corrupted", about, figures)
 
 
@@ -106,7 +109,7 @@ def _file(draw: random.Random, folder: Path) -> Outcome:
     except Exception:  # pyarrow has no column for values of two kinds: spoil the bytes instead
         in_rows, content = False, _stored([_row(draw, format, n) for n in range(GOOD)], suffix, None)
     if not in_rows:
-        content = _damaged(draw, content)
+        content = damaged(draw, content)
     name = f"a.{suffix}"
     (folder / name).write_bytes(content)
     return _read(f"{'rows' if in_rows else 'bytes'} of {format} in {suffix}", folder, name, format, content)
@@ -227,28 +230,6 @@ def _stored(rows: list[dict[str, Any]], suffix: str, draw: random.Random | None)
     if suffix == "jsonl":
         return content
     return gzip.compress(content) if suffix == "jsonl.gz" else zstandard.compress(content)
-
-
-def _damaged(draw: random.Random, content: bytes) -> bytes:
-    """Cut off, flipped, overwritten, doubled, in another order, or empty."""
-    data = bytearray(content)
-    match draw.randrange(6):
-        case 0:
-            return bytes(data[: draw.randrange(len(data))])
-        case 1:
-            for _ in range(draw.randint(1, 8)):
-                data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-        case 2:
-            at = draw.randrange(len(data))
-            data[at : at + draw.randint(1, 400)] = draw.randbytes(draw.randint(0, 400))
-        case 3:
-            return b""
-        case 4:
-            return bytes(data + data[: draw.randrange(len(data))])
-        case _:
-            at = draw.randrange(len(data))
-            return bytes(data[at:] + data[:at])
-    return bytes(data)
 
 
 def _rows_in(name: str, content: bytes) -> int:

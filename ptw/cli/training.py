@@ -136,12 +136,15 @@ def compare(
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", metavar="RUN[@STEP]")
 @click.option("--to", "folder", required=True, type=click.Path(path_type=Path), help="A new folder.")
 @click.option("--adapter", is_flag=True, help="Only the run's LoRA adapter, for PEFT and vLLM.")
 def export(run: str, folder: Path, adapter: bool) -> None:
-    """Write a run's model for plain transformers and vLLM."""
-    workspace = opened()
-    from ptw.runs.export import export_run
+    """Write a run's model for plain transformers and vLLM.
 
-    click.echo(export_run(workspace, run, folder, adapter))
+    RUN@STEP is the model of one of the run's checkpoints.
+    """
+    workspace = opened()
+    from ptw.train.moment import export as exported
+
+    click.echo(exported(workspace, run, folder, adapter))

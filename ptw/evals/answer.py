@@ -4,19 +4,15 @@ import torch
 
 from ptw.errors import PtwError
 from ptw.nn.decode import generate
-from ptw.runs.open import demand_words, open_named
-from ptw.workspace.manifest import Workspace
+from ptw.runs.open import Opened, demand_words
 
 
-def answer(
-    workspace: Workspace, name: str, prompt: str, max_new_tokens: int, temperature: float, seed: int = 0
-) -> str:
+def answer(opened: Opened, prompt: str, max_new_tokens: int, temperature: float, seed: int = 0) -> str:
     """The text that follows. A model taught on chats answers the prompt as a user's turn."""
-    opened = open_named(workspace, name)
     demand_words(opened)
     tokenizer = opened.tokenizer
     if tokenizer is None:
-        raise PtwError(f"{name}: no tokenizer is known for it; name a run, or add one to its folder")
+        raise PtwError(f"{opened.name}: no tokenizer is known for it; name a run, or add one to its folder")
     chats = tokenizer.hf.chat_template if opened.chats is None else opened.chats
     if chats:
         ids = tokenizer.chat([{"role": "user", "content": prompt}], prompt=True)

@@ -8,20 +8,21 @@ from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.evals.loss import summed_loss
 from ptw.evals.ranking import cases, metrics_of, model_ranks, popularity_ranks, split_of
-from ptw.runs.open import Opened, demand_words, open_named
+from ptw.runs.open import Opened, demand_words
 from ptw.workspace.manifest import DatasetEntry, Workspace
 from ptw.workspace.problem import hint_of
 
 WINDOW = 1024  # for a model that no recipe gives one
 
 
-def evaluate(workspace: Workspace, name: str, dataset: str | None = None) -> dict[str, float]:
+def evaluate(workspace: Workspace, opened: Opened, dataset: str | None = None) -> dict[str, float]:
     """Events: the next item's recall and ndcg, popularity's beside them; else the mean loss of a token."""
-    opened = open_named(workspace, name)
     demand_words(opened)
     entry = _dataset(workspace, opened, dataset)
     if opened.tokenizer is None:
-        raise PtwError(f"{name}: no tokenizer is known for it; evaluate a run, or add one to its folder")
+        raise PtwError(
+            f"{opened.name}: no tokenizer is known for it; evaluate a run, or add one to its folder"
+        )
     positions = opened.loaded.hf_config.get("max_position_embeddings") or WINDOW
     window = opened.window or min(WINDOW, positions)
     device = next(opened.loaded.module.parameters()).device

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +15,7 @@ from ptw.errors import PtwError
 from ptw.nn.cache import KVCache
 from ptw.nn.head import Head
 from ptw.nn.layout import Layout
+from ptw.ports.checkpoint import demand_floats, open_checkpoint
 
 NOTES = (
     "no port: Hugging Face's own class runs, each document alone and padded",
@@ -51,14 +53,18 @@ def load_reference(
     """Hugging Face's class of a checkpoint, and what is off with it; PtwError where it does not fit."""
     from transformers import AutoModelForCausalLM
 
+    checkpoint = open_checkpoint(folder)
     try:
         reference, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or "auto", local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        raise PtwError(f"{folder}: transformers can't load it, and there is no port: {error}") from error
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        where = checkpoint.place()
+        raise PtwError(f"{where}: transformers can't load it, and there is no port: {error}") from error
     if faults := sorted(report["missing_keys"]) + sorted(report["unexpected_keys"]):
-        raise PtwError(f"{folder}: missing or unexpected tensors: {', '.join(faults[:4])}")
+        raise PtwError(f"{checkpoint.place()}: missing or unexpected tensors: {', '.join(faults[:4])}")
+    weights = {name for name, _ in reference.named_parameters(remove_duplicate=False)}
+    demand_floats(checkpoint, sorted(weights & checkpoint.files.keys()))
     model = ReferenceModel(reference.to(device))
     _assert_plain_head(model, folder)
     return model, NOTES

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ptw.errors import PtwError
-from ptw.ports.checkpoint import Checkpoint, open_checkpoint
+from ptw.ports.checkpoint import Checkpoint, demand_floats, open_checkpoint
 from ptw.ports.mapping import as_named, held_wide, padded_tables
 from ptw.ports.parallel import copy_whole, materialise
 from ptw.ports.port import Port, configure, find_port
@@ -133,19 +133,32 @@ def fill(module: nn.Module, operators: list[Operator], checkpoint: Checkpoint) -
     """Copy a checkpoint's tensors into a port's parameters; PtwError unless the map is complete and fits."""
     parameters = dict(module.named_parameters())
     _complete(operators, checkpoint, parameters)
+    demand_floats(checkpoint, [name for operator in operators for name in operator.theirs])
     with torch.no_grad():
         for operator in operators:
-            made = operator.from_hf([checkpoint.read(name) for name in operator.theirs])
-            for name, tensor in zip(operator.ours, made, strict=True):
+            for name, tensor in zip(operator.ours, _made(operator, checkpoint), strict=True):
                 if parameters[name].shape != tensor.shape:
                     raise PtwError(
-                        f"{checkpoint.folder}: {', '.join(operator.theirs)} gives {name} the shape "
-                        f"{tuple(tensor.shape)}, but config.json asks for {tuple(parameters[name].shape)}"
+                        f"{checkpoint.place(operator.theirs)}: {', '.join(operator.theirs)} gives {name} the "
+                        f"shape {tuple(tensor.shape)}, but config.json asks for "
+                        f"{tuple(parameters[name].shape)}"
                     )
                 copy_whole(parameters[name], tensor)
     for operator in operators:
         if isinstance(operator, Tied) and operator.name in checkpoint.files:
             _equal_if_tied(operator, checkpoint)
+
+
+def _made(operator: Operator, checkpoint: Checkpoint) -> list[Tensor]:
+    """The parameters that an operator makes; PtwError where its tensors do not fit one another."""
+    tensors = [checkpoint.read(name) for name in operator.theirs]
+    try:
+        return operator.from_hf(tensors)
+    except (PtwError, RuntimeError, ValueError, IndexError) as error:
+        shapes = ", ".join(
+            f"{n} {tuple(t.shape)}" for n, t in zip(operator.theirs[:4], tensors, strict=False)
+        )
+        raise PtwError(f"{checkpoint.place(operator.theirs)}: {error} ({shapes})") from error
 
 
 def to_hf(operators: Sequence[Operator], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -234,7 +247,10 @@ def _complete(operators: list[Operator], checkpoint: Checkpoint, parameters: Map
     }
     lines = [f"  {len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
     if lines:
-        raise PtwError(f"{checkpoint.folder}: the tensors are not those of the port\n" + "\n".join(lines))
+        left = faults["left over in the checkpoint"]
+        raise PtwError(
+            f"{checkpoint.place(left)}: the tensors are not those of the port\n" + "\n".join(lines)
+        )
 
 
 def _doubled(names: list[str]) -> bool:
@@ -248,6 +264,6 @@ def _some(names: list[str]) -> str:
 def _equal_if_tied(tied: Tied, checkpoint: Checkpoint) -> None:
     if not torch.equal(checkpoint.read(tied.name), checkpoint.read(tied.of)):
         raise PtwError(
-            f"{checkpoint.folder}: {tied.name} differs from {tied.of}, but config.json ties them "
+            f"{checkpoint.place([tied.name])}: {tied.name} differs from {tied.of}, but config.json ties them "
             "(tie_word_embeddings = true); set it to false, or leave the tensor out"
         )

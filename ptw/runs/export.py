@@ -18,9 +18,8 @@ def export_run(workspace: Workspace, name: str, folder: Path, adapter: bool = Fa
     """
     record = open_run(workspace.root, name)
     source = adapter_folder(record) if adapter else model_folder(record)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PtwError(f"{folder}: there is something already; name a new folder")
-    run_tokenizer(record)
+    demand_free(folder)
+    run_tokenizer(record, model_folder(record))
     aside: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +33,12 @@ def export_run(workspace: Workspace, name: str, folder: Path, adapter: bool = Fa
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def demand_free(folder: Path) -> None:
+    """PtwError where something would be overwritten."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PtwError(f"{folder}: there is something already; name a new folder")
 
 
 def adapter_folder(record: RunRecord) -> Path:

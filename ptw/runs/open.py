@@ -43,7 +43,8 @@ def open_named(workspace: Workspace, name: str) -> Opened:
         raise PtwError(f"no model and no run named {name!r}; {hint}")
     whole = [record for record in named if (record.folder / MODEL).is_dir()]
     exact = [record for record in named if record.name == name]
-    return _open_run(workspace, (exact or whole or named)[-1])
+    found = (exact or whole or named)[-1]
+    return open_run_folder(workspace, found, model_folder(found), found.name)
 
 
 def open_model(workspace: Workspace, name: str) -> tuple[Loaded, Tokenizer | None]:
@@ -61,9 +62,8 @@ def demand_words(opened: Opened) -> None:
         )
 
 
-def run_tokenizer(record: RunRecord) -> Tokenizer:
-    """The tokenizer in the run's model; PtwError if it is not the one that the run was trained with."""
-    folder = model_folder(record)
+def run_tokenizer(record: RunRecord, folder: Path) -> Tokenizer:
+    """The tokenizer beside a model of the run; PtwError if it is not the one that it was trained with."""
     tokenizer = load_tokenizer(folder)
     if record.fingerprint not in (None, tokenizer.fingerprint):
         raise PtwError(
@@ -73,12 +73,12 @@ def run_tokenizer(record: RunRecord) -> Tokenizer:
     return tokenizer
 
 
-def _open_run(workspace: Workspace, record: RunRecord) -> Opened:
-    folder = model_folder(record)
-    tokenizer = run_tokenizer(record)
+def open_run_folder(workspace: Workspace, record: RunRecord, folder: Path, name: str) -> Opened:
+    """The run's model that lies in this folder, under this name."""
+    tokenizer = run_tokenizer(record, folder)
     window = record.settings.get("window")
     return Opened(
-        name=record.name,
+        name=name,
         loaded=_loaded(folder, workspace.root, record.plan["model"]["port"]),
         tokenizer=tokenizer,
         dataset=record.plan["eval_dataset"] or record.plan["dataset"],

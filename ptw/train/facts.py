@@ -38,6 +38,17 @@ def demand_tokenizer(plan: Plan, tokenizer: Tokenizer) -> None:
         )
 
 
+def demand_base(plan: Plan) -> None:
+    """PtwError if the model that the run began with is not as it was then."""
+    begun_with = record.read(plan.run_folder()).digests
+    for name, digest_now in _model_digest(plan.root, plan.model).items():
+        if begun_with.get(name) not in (None, digest_now):
+            raise PtwError(
+                f"{name} has changed since {plan.run_folder().name} began, and the adapter belongs to what "
+                "it was: put it back"
+            )
+
+
 def digests_of(plan: Plan) -> dict[str, str]:
     """Of the content of datasets, recipe and model."""
     parts = [share.dataset for entry in plan.datasets.values() for share in entry.parts]

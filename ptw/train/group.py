@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,13 +18,14 @@ class Group:
     """The workers of a run. With one worker nothing is sent.
 
     tensor: so many neighbours compute one batch together, each with some of the heads; to all that is about
-    rows, samples and losses they are one.
+    rows, samples and losses they are one. channel: what they agree over; None: the process group of training.
     """
 
     rank: int
     world: int
     device: torch.device
     tensor: int = 1
+    channel: distributed.ProcessGroup | None = None
 
     @property
     def data_rank(self) -> int:
@@ -49,7 +50,7 @@ class Group:
         if self.world == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(total)
+        distributed.all_reduce(total, group=self.channel)
         summed: list[float] = total.tolist()
         return summed
 
@@ -66,7 +67,7 @@ class Group:
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
-        distributed.all_gather_object(values, value)
+        distributed.all_gather_object(values, value, group=self.channel)
         return values
 
     def shared(self, value: Any) -> Any:
@@ -74,7 +75,7 @@ class Group:
         if self.world == 1:
             return value
         values = [value]
-        distributed.broadcast_object_list(values, src=0)
+        distributed.broadcast_object_list(values, src=0, group=self.channel)
         return values[0]
 
     def largest(self, *values: float) -> list[float]:
@@ -82,13 +83,13 @@ class Group:
         if self.world == 1:
             return list(values)
         most = torch.tensor(values, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        distributed.all_reduce(most, distributed.ReduceOp.MAX, group=self.channel)
         found: list[float] = most.tolist()
         return found
 
     def wait(self) -> None:
         if self.world > 1:
-            distributed.barrier()
+            distributed.barrier(group=self.channel)
 
 
 @contextmanager
@@ -107,6 +108,20 @@ def joined() -> Iterator[Group]:
     finally:
         if ours:
             distributed.destroy_process_group()
+
+
+@contextmanager
+def apart(group: Group) -> Iterator[Group]:
+    """The same workers, over a channel beside training's, for a thread that works while it goes on."""
+    cpu = torch.device("cpu")
+    if group.world == 1:
+        yield replace(group, device=cpu)
+        return
+    channel = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    try:
+        yield replace(group, device=cpu, channel=channel)
+    finally:
+        distributed.destroy_process_group(channel)
 
 
 def _device() -> torch.device:

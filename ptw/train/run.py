@@ -26,6 +26,7 @@ from ptw.train.meter import Meter
 from ptw.train.optimize import Schedule, adamw
 from ptw.train.peaks import peak
 from ptw.train.plan import Plan
+from ptw.train.saving import Saver
 from ptw.train.settings import TrainingSettings
 from ptw.train.shares import Shares
 
@@ -66,7 +67,7 @@ class Run:
         With `scores` it gives so many scores of a text in place of words. With an adapter nothing else
         learns, but new scores: whatever is frozen has `requires_grad` False.
         """
-        settings = self.settings
+        settings, self._scores = self.settings, scores
         torch.manual_seed(settings.seed + self.group.data_rank)
         self.loaded, work = weights.open_for_training(self, scores)
         for note in self.loaded.notes:
@@ -93,7 +94,8 @@ class Run:
         stream = self._open_stream(settings.epochs if settings.steps is None else None)
         self._feed = Feed(stream, settings.rows)
         self.total_steps = settings.steps
-        try:
+        keep = checkpoint.Keep(settings.keep_checkpoints, settings.keep_checkpoint_every)
+        with closing(stream), Saver(self.plan.run_folder(), self.group, keep) as self._saver:
             self._resume()
             if self.total_steps is None:
                 self.total_steps = self._count() * settings.epochs
@@ -104,15 +106,15 @@ class Run:
                 yield from self._passes(step)
                 if self._stop_agreed:
                     self._save_checkpoint()
+                    self._finish_checkpoint()
                     raise count.Stopped
                 if self.steps_done % settings.checkpoint_every == 0 and not self._skipped:
                     self._save_checkpoint()
             if self.steps_done % settings.checkpoint_every:
                 self._save_checkpoint()
+            self._finish_checkpoint()
             for text, refused in self._feed.remarks():
                 self.ledger.say(text, refused=refused)
-        finally:
-            stream.close()
 
     def mean_loss(
         self, model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0, z_loss: float = 0.0
@@ -136,7 +138,7 @@ class Run:
         self._shares.add(batch, {"loss": loss, **figures})
         if not batch.last:
             return
-        means, self._stop_agreed = self._shares.means(self._stopping())
+        means, self._stop_agreed = self._shares.means(self._stopping() or self._saver.failed)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)).item()
         number, losses = self.steps_done + 1, self._shares.losses
@@ -262,14 +264,18 @@ class Run:
         state = {
             "step": self.steps_done,
             "total": self.total_steps,
+            "scores": self._scores,
             "feed": self._feed.state_dict(),
             "best": vars(self.best),
             "guard": self.guard.state_dict(),
             "random": self.group.by_batch(random_state()),
         }
-        folder = self.plan.run_folder()
-        checkpoint.save(folder, self.steps_done, self.loaded.module, self._optimizer, state, self.group)
-        weights.forget(folder, self.best, self.group)
+        self._finish_checkpoint()
+        self._saver.begin(self.steps_done, self.loaded.module, self._optimizer, state)
+
+    def _finish_checkpoint(self) -> None:
+        self._saver.finish()
+        weights.forget(self.plan.run_folder(), self.best, self.group)
 
     def _passes(self, step: StepRows) -> Iterator[Batch]:
         before, self._again, self._skipped = self.steps_done, self._skipped, False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ptw.errors import PtwError
 from ptw.train import demand
 from ptw.train.adapted import AdapterSettings
 
@@ -28,6 +29,8 @@ class TrainingSettings(AdapterSettings):
     spike_sigmas: float = 6.0  # how far above is a spike
     precision: Literal["fp32", "bf16"] = "fp32"
     checkpoint_every: int = 100  # steps
+    keep_checkpoints: int = 2  # the newest so many
+    keep_checkpoint_every: int | None = None  # steps: each multiple of these stays for good
     eval_every: int | None = None  # steps between measurements; without it: once an epoch
     seed: int = 0
     record_samples: bool = False  # which samples each worker saw, step by step
@@ -41,6 +44,8 @@ class TrainingSettings(AdapterSettings):
             rows=self.rows,
             rows_at_once=self.rows_at_once,
             checkpoint_every=self.checkpoint_every,
+            keep_checkpoints=self.keep_checkpoints,
+            keep_checkpoint_every=1 if self.keep_checkpoint_every is None else self.keep_checkpoint_every,
             eval_every=1 if self.eval_every is None else self.eval_every,
         )
         demand.not_negative(
@@ -50,6 +55,11 @@ class TrainingSettings(AdapterSettings):
             clip_norm=self.clip_norm,
             spike_sigmas=self.spike_sigmas,
         )
+        if self.keep_checkpoint_every is not None and self.keep_checkpoint_every % self.checkpoint_every:
+            raise PtwError(
+                f"settings: keep_checkpoint_every = {self.keep_checkpoint_every} is no multiple of "
+                f"checkpoint_every = {self.checkpoint_every}; set it to one, or checkpoints would be missing"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ from ptw.train.facts import demand_tokenizer
 from ptw.train.flops import Work, work_of
 from ptw.train.group import Group
 from ptw.train.parallel import full_state, recompute, spreading
+from ptw.train.plan import Plan
+from ptw.train.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from ptw.train.run import Run
@@ -43,7 +45,17 @@ class Best:
     folder: str | None = None
 
 
-def open_for_training(run: "Run", labels: int | None) -> tuple[Loaded, Work]:
+class Holder(Protocol):
+    """What of a run its weights depend on, and the model that they are in."""
+
+    plan: Plan
+    settings: TrainingSettings
+    group: Group
+    tokenizer: Tokenizer
+    loaded: Loaded
+
+
+def open_for_training(run: Holder, labels: int | None) -> tuple[Loaded, Work]:
     """The plan's model, spread over the workers, and what it computes, which is seen before it is cut.
 
     With `labels` it gives so many scores of a text in place of words. In fp32; beneath an adapter in the
@@ -72,7 +84,7 @@ def open_for_training(run: "Run", labels: int | None) -> tuple[Loaded, Work]:
     return loaded, works[0]
 
 
-def _opened(run: "Run", labels: int | None, spread: Spread | None) -> Loaded:
+def _opened(run: Holder, labels: int | None, spread: Spread | None) -> Loaded:
     plan, settings, tokenizer, device = run.plan, run.settings, run.tokenizer, run.group.device
     demand_tokenizer(plan, tokenizer)
     entry = plan.model
@@ -185,10 +197,11 @@ def _write(run: "Run", folder: Path) -> None:
     if run.group.first:
         try:
             folder.mkdir(exist_ok=True)
-            with _made(folder / ADAPTER) as aside:
-                _write_adapter(run, aside, state)
-            with _made(folder / MODEL) as aside:
-                _write_model(run, aside, state)
+            with made(folder / ADAPTER) as aside:
+                write_adapter(run, aside, state)
+            with made(folder / MODEL) as aside:
+                for note in write_model(run, aside, state):
+                    run.ledger.say(note)
         except (OSError, PtwError) as error:
             fault = str(error)
     fault = run.group.shared(fault)
@@ -196,32 +209,36 @@ def _write(run: "Run", folder: Path) -> None:
         raise PtwError(f"{folder}: the model cannot be saved: {fault}; make room, then go on with --resume")
 
 
-def _write_adapter(run: "Run", folder: Path, state: Mapping[str, Tensor]) -> None:
+def write_adapter(run: Holder, folder: Path, state: Mapping[str, Tensor]) -> None:
+    """PEFT's format; nothing where there is no adapter, or where one would lack the scores."""
     layers = list(adapter.attached(run.loaded.module).values())
-    if layers and SCORES in state:
-        run.ledger.say("no adapter/ is written: it would lack the scores; model/ has both")
-    elif layers:
+    if layers and SCORES not in state:
         adapter.save(run.loaded.module, layers[0].settings, folder, state=state, base=run.plan.model.hf)
 
 
-def _write_model(run: "Run", folder: Path, state: Mapping[str, Tensor]) -> None:
-    """HF's format and the tokenizer; in the checkpoint's own dtype where the run computed in bf16."""
+def write_model(run: Holder, folder: Path, state: Mapping[str, Tensor]) -> list[str]:
+    """HF's format and the tokenizer; in the checkpoint's own dtype where the run computed in bf16.
+
+    What comes back is worth a word. state: full tensors, by the module's names.
+    """
     declared = run.loaded.hf_config.get("dtype") or run.loaded.hf_config.get("torch_dtype")
     dtype = getattr(torch, str(declared).removeprefix("torch."), torch.float32)
     narrow = run.settings.precision == "bf16" and run.plan.model.hf is not None
     plain = quantise.unpacked(run.loaded.module, state)
     plain, lost = adapting.merged(run.loaded.module, plain, dtype if narrow else None)
-    if lost > TOLD:
-        run.ledger.say(
-            f"merged in {dtype}: {lost:.1%} of the adapter's change is rounded away; adapter/ has it"
-        )
     export(run.loaded, folder, state=plain)
     run.tokenizer.save(folder)
     _write_generation_config(run.tokenizer, folder)
+    told = []
+    if run.settings.adapter != "none" and SCORES in state:
+        told.append("no adapter/ is written: it would lack the scores; model/ has both")
+    if lost > TOLD:
+        told.append(f"merged in {dtype}: {lost:.1%} of the adapter's change is rounded away; adapter/ has it")
+    return told
 
 
 @contextmanager
-def _made(folder: Path) -> Iterator[Path]:
+def made(folder: Path) -> Iterator[Path]:
     """Where to write what then becomes the folder, whole; nothing written leaves no folder."""
     aside = folder.with_name(f".writing-{folder.name}")
     try:

@@ -1,6 +1,7 @@
 """What is in a checkpoint, as two processes see it that deal a model's heads? Runs in each of them.
 
-`python -m tests.train.across CHECKPOINT OUT`: loads it, keeps what was loaded, trains on, saves, keeps that.
+`python -m tests.train.across CHECKPOINT OUT`: loads it, keeps what was loaded, trains on, keeps that, and
+saves it while it trains on.
 """
 
 import sys
@@ -16,6 +17,7 @@ from ptw.train import checkpoint
 from ptw.train.group import Group, joined
 from ptw.train.optimize import adamw
 from ptw.train.parallel import spreading
+from ptw.train.saving import Saver
 from ptw.workspace.manifest import ClusterEntry
 
 CONFIG = {
@@ -74,7 +76,9 @@ def main(folder: Path, out: Path) -> None:
         found = {"loaded": contents(module, optimizer)}
         found["losses"] = torch.tensor(train(module, optimizer, 3))  # type: ignore[assignment]
         found["trained"] = contents(module, optimizer)
-        checkpoint.save(out, 2, module, optimizer, {}, group)
+        with Saver(out, group, checkpoint.Keep()) as saver:
+            saver.begin(2, module, optimizer, {})
+            train(module, optimizer, 2)  # is not in what is being written
         if group.first:
             torch.save(found, out / "found.pt")
         group.wait()

@@ -151,8 +151,10 @@ def test_the_run_is_exported_evaluated_and_opened(
         path.name for path in export_run(workspace, learnt.name, tmp_path / "m").iterdir()
     }
     trained_to = lines.read(learnt.folder / record.METRICS)[0][-1]["held_out_loss"]
-    assert evaluate(workspace, learnt.name)["loss"] == pytest.approx(trained_to, rel=1e-6)
-    assert isinstance(answer(workspace, learnt.name, "What is 1 and one?", 8, 0.0), str)
+    assert evaluate(workspace, open_named(workspace, learnt.name))["loss"] == pytest.approx(
+        trained_to, rel=1e-6
+    )
+    assert isinstance(answer(open_named(workspace, learnt.name), "What is 1 and one?", 8, 0.0), str)
     plain = trained(planned(base, "chat", steps=1))
     with pytest.raises(PtwError, match=f"{plain.name} has no adapter"):
         export_run(workspace, plain.name, tmp_path / "none", True)

@@ -65,7 +65,7 @@ def lines_of(folder: Path) -> list[dict[str, object]]:
 def test_a_checkpoint_goes_from_one_to_dealt_heads_and_back_to_the_bit(tmp_path: Path) -> None:
     module, optimizer = across.opened(ALONE, seed=1)
     across.train(module, optimizer, 2)
-    folder = checkpoint.save(tmp_path, 1, module, optimizer, {}, ALONE)
+    folder = checkpoint.save(tmp_path, 1, checkpoint.contents(module, optimizer), {}, ALONE)
     mine = across.contents(module, optimizer)
     side_by_side.run("tests.train.across", folder, tmp_path / "two", world=2)
     theirs = torch.load(tmp_path / "two" / "found.pt", weights_only=True)

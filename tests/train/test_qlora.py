@@ -12,6 +12,7 @@ from ptw.nn.layout import Layout
 from ptw.ports import adapter, quantise
 from ptw.ports.load import load
 from ptw.runs import lines, record
+from ptw.runs.open import open_named
 from ptw.train.adapted import AdapterSettings, adapt, demand_sense
 from ptw.workspace.manifest import read
 from tests.train.conftest import planned, steps_of, trained
@@ -80,7 +81,7 @@ def test_a_run_learns_says_what_was_lost_and_publishes_what_it_trained(
     again = trained(planned(root, "chat", **QLORA, precision=precision, checkpoint_every=3))
     assert steps_of(again.folder)[-1]["loss"] == steps[-1]["loss"]
     limit = 1e-6 if precision == "fp32" else 1e-2
-    assert evaluate(read(root), found.name)["loss"] == pytest.approx(
+    assert evaluate(read(root), open_named(read(root), found.name))["loss"] == pytest.approx(
         evaluated[-1]["held_out_loss"], rel=limit
     )
 

@@ -13,6 +13,7 @@ from ptw.errors import PtwError
 from ptw.evals.answer import answer
 from ptw.evals.evaluate import evaluate
 from ptw.runs import lines, record
+from ptw.train.moment import open_at
 from ptw.workspace import rooms
 from ptw.workspace.manifest import read
 from tests.train.conftest import planned, steps_of, together, trained
@@ -77,9 +78,11 @@ def test_it_learns_to_prefer_and_loads_as_a_classifier(root: Path) -> None:
     found = trained(planned(root, "prefer"))
     assert measured(found.folder)[-1]["held_out_accuracy"] > 0.9
     assert steps_of(found.folder)[-1]["loss"] < math.log(2) / 2
-    for asked in (evaluate, lambda workspace, name: answer(workspace, name, "7?", 3, 0.0)):
+    workspace = read(root)
+    opened = open_at(workspace, f"{found.name}@10")
+    for asked in (lambda: evaluate(workspace, opened), lambda: answer(opened, "7?", 3, 0.0)):
         with pytest.raises(PtwError, match="gives scores, not words"):
-            asked(read(root), found.name)
+            asked()
     folder = found.folder / record.MODEL
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -12,6 +12,7 @@ from ptw.errors import PtwError
 from ptw.evals.evaluate import evaluate
 from ptw.runs import record
 from ptw.runs.export import export_run
+from ptw.runs.open import open_named
 from ptw.tokens import fingerprint
 from ptw.tokens.tokenizer import open_tokenizer
 from ptw.train.checkpoint import STATE, complete
@@ -80,7 +81,7 @@ def test_export_and_eval_refuse_a_changed_tokenizer(finished: Path) -> None:
     swap_tokens(run.folder / record.MODEL)
     for asked in (
         lambda: export_run(workspace, run.name, finished / "exported"),
-        lambda: evaluate(workspace, run.name),
+        lambda: evaluate(workspace, open_named(workspace, run.name)),
     ):
         with pytest.raises(PtwError, match=r"not the one that was saved there: other vocabulary; restore"):
             asked()
