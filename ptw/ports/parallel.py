@@ -48,6 +48,15 @@ def shard(module: nn.Module, mesh: DeviceMesh, computed_in: torch.dtype | None =
     fully_shard(module, mesh=over, mp_policy=policy, reshard_after_forward=False)
 
 
+def reshard(module: nn.Module) -> None:
+    """What a forward pass left gathered, which only a backward pass would shard again.
+
+    Until then the module's parameters are not those that an optimizer or a checkpoint is to see.
+    """
+    if hasattr(module, "reshard"):
+        module.reshard()
+
+
 def materialise(module: nn.Module, device: torch.device | str) -> None:
     """Unset memory for what this process holds of a model that was spread on the meta device."""
     swap = torch.__future__.get_swap_module_params_on_conversion()

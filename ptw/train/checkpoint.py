@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from ptw.errors import PtwError
+from ptw.ports.parallel import reshard
 from ptw.runs.record import CHECKPOINTS, write_json
 from ptw.train.group import Group
 
@@ -47,6 +48,7 @@ class Keep:
 def contents(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The tensors that a checkpoint holds, as they are in memory now. Not for a thread beside training."""
     _expect_one_worker()
+    reshard(module)
     model_state, optimizer_state = get_state_dict(module, optimizer)
     return {"model": _learnt(module, model_state), "optimizer": optimizer_state}
 

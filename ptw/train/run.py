@@ -14,7 +14,7 @@ from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.evals.rows import Forward
 from ptw.nn.head import Head
-from ptw.ports.parallel import whole
+from ptw.ports.parallel import reshard, whole
 from ptw.tokens.tokenizer import open_tokenizer
 from ptw.train import checkpoint, count, held_out, weights
 from ptw.train.chance import random_state, restore_random
@@ -79,6 +79,7 @@ class Run:
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW on the model's trained parameters; `step` sets the schedule's rate."""
         settings = self.settings
+        reshard(self.loaded.module)
         self._schedule = Schedule(settings.learning_rate, settings.schedule, settings.warmup)
         self._optimizer = adamw(self.loaded.module, settings.learning_rate, settings.weight_decay)
         return self._optimizer
