@@ -50,6 +50,7 @@ REFUSED = {
     "olmo2": "model.layers.0.self_attn.q_norm.weight (32,) belongs to all heads at once",
     "minimax_m2": "model.layers.0.self_attn.q_norm.weight (32,) belongs to all heads at once",
 }
+SPARSE = ("dots1", "gpt_oss", "minimax_m2", "mixtral", "qwen2_moe", "qwen3_moe")
 BIASED = {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}
 
 
@@ -96,6 +97,25 @@ def test_two_processes_compute_every_port_as_one_or_refuse_it(tmp_path: Path) ->
             demand_equal(name, said, held=1.0 if name == "copies" else 0.95)
 
 
+def test_two_processes_share_the_experts_of_every_port_that_has_some(tmp_path: Path) -> None:
+    cases = {name: {"config": config_of(name), "experts": 2} for name in SPARSE}
+    one_expert = config_of("qwen3_moe", num_experts_per_tok=1)
+    cases["skewed"] = {"config": one_expert, "experts": 2, "skewed": True}
+    cases["dense"] = {"config": config_of("llama"), "experts": 2}
+    cases["three"] = {"config": config_of("mixtral", num_local_experts=3, num_experts=3), "experts": 2}
+    found = spread(tmp_path, 2, cases)
+    assert "it has no experts that could be dealt; set experts = 1" in found.pop("dense")
+    assert "model.layers.0.mlp.experts has 3 experts, which cannot be dealt to 2" in found.pop("three")
+    for name, said in found.items():
+        demand_equal(name, said, held=0.51)
+    assert found["skewed"]["idle"] >= 0.5  # all of the second process's, in each block
+
+
+def test_every_port_whose_experts_are_stacked_is_tried(tmp_path: Path) -> None:
+    files = rooms.files(None, "models")
+    assert {name for name, file in files.items() if "grouped_linear" in file.read_text()} == set(SPARSE)
+
+
 @pytest.mark.slow
 def test_four_processes_compute_what_one_computes(tmp_path: Path) -> None:
     shapes = {
@@ -107,6 +127,9 @@ def test_four_processes_compute_what_one_computes(tmp_path: Path) -> None:
     }
     llama = config_of("llama", **BIASED)
     cases = {name: {"config": llama, **degrees} for name, (degrees, _) in shapes.items()}
+    shapes["experts and shards"], shapes["experts and copies"] = ({}, 0.26), ({}, 0.51)
+    cases["experts and shards"] = {"config": config_of("qwen3_moe"), "experts": 2}
+    cases["experts and copies"] = {"config": config_of("mixtral"), "experts": 2, "replicas": 2}
     cases |= {name: {"config": config_of(name), "tensor": 2} for name in ("gpt_neox", "minicpm3", "gpt_oss")}
     for name, said in spread(tmp_path, 4, cases).items():
         demand_equal(name, said, held=shapes[name][1] if name in shapes else 0.5)
