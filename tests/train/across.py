@@ -37,7 +37,7 @@ CONFIG = {
 
 def opened(group: Group, seed: int, experts: int = 1) -> tuple[Any, torch.optim.Optimizer]:
     """The model and its optimizer, in fp32."""
-    cluster = ClusterEntry("test", group.world, tensor=group.tensor, experts=experts)
+    cluster = ClusterEntry("test", workers=group.world, tensor=group.tensor, experts=experts)
     spread = spreading(cluster, group, "fp32", "model test")
     module = create(CONFIG, None, seed=seed, spread=spread).module
     return module, adamw(module, 1e-2, 0.1)
