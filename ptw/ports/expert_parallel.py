@@ -29,7 +29,7 @@ def owners_of(module: nn.Module, parts: int, who: str) -> dict[str, nn.Module]:
 
     who: what a message calls the model. PtwError names what can't be dealt to `parts`, and what would do.
     """
-    found = {place: child for place, child in module.named_modules() if _has_stacks(child)}
+    found = {place: child for place, child in module.named_modules() if has_stacks(child)}
     where = f"{who}: experts = {parts}"
     if not found:
         raise PtwError(f"{where}: it has no experts that could be dealt; set experts = 1")
@@ -60,7 +60,7 @@ def deal(owners: Mapping[str, nn.Module], mesh: DeviceMesh, computed_in: torch.d
         fully_shard(owner, mesh=holders(mesh), mp_policy=policy)
 
 
-def _has_stacks(module: nn.Module) -> bool:
+def has_stacks(module: nn.Module) -> bool:
     """Whether it has matrices on one another; a convolution's kernel is none."""
     is_own = not type(module).__module__.startswith("torch.")
     return is_own and any(own is not None and own.ndim == 3 for own in module._parameters.values())

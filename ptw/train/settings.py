@@ -27,6 +27,7 @@ class TrainingSettings(AdapterSettings):
     on_spike: Literal["stop", "skip", "ignore"] = "ignore"  # a loss far above the last ones; told anyhow
     spike_sigmas: float = 6.0  # how far above is a spike
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False  # each block by torch.compile: other kernels, the same numbers but for rounding
     checkpoint_every: int = 100  # steps
     eval_every: int | None = None  # steps between measurements; without it: once an epoch
     seed: int = 0

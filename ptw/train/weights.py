@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ptw.errors import PtwError
-from ptw.ports import adapter, adapting, quantise
+from ptw.ports import adapter, adapting, compiled, quantise
 from ptw.ports.export import export
 from ptw.ports.load import Loaded, Spread, create, load
 from ptw.ports.port import Port
@@ -64,9 +64,20 @@ def open_for_training(run: "Run") -> tuple[Loaded, Work]:
     if not at_once:
         loaded = adapted.adapt(loaded, settings, settings.seed, group.device)
         measured(loaded.module, loaded.port, getattr(loaded.module, "config", None))
+    if settings.compile:
+        _compile(loaded, plan.model.name)
     if plan.cluster.recompute:
         recompute(loaded.module)
     return loaded, works[0]
+
+
+def _compile(loaded: Loaded, model: str) -> None:
+    if loaded.port is None:
+        raise PtwError(
+            f"settings: compile = true: model {model} has no port, and Hugging Face's class is another graph "
+            "for each batch's documents; set compile = false, or let ptw add-model port the family"
+        )
+    compiled.compile_blocks(loaded.module)
 
 
 def _opened(run: "Run", spread: Spread | None) -> Loaded:
@@ -74,6 +85,8 @@ def _opened(run: "Run", spread: Spread | None) -> Loaded:
     demand_tokenizer(plan, tokenizer)
     entry = plan.model
     adapted.demand_sense(settings, entry.hf is None, run.group.world)
+    if settings.compile:
+        compiled.demand_sense(settings.adapter, device)
     if entry.hf is None:
         ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
         special = {f"{name}_token_id": id_ for name, id_ in ids.items() if id_ is not None}

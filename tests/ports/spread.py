@@ -1,7 +1,7 @@
 """What do processes say that hold a model between them? Runs in each of them; the first compares with one.
 
 `python -m tests.ports.spread CASES.json OUT.json` behind torchrun's variables.
-A case: config, replicas, tensor, experts, skewed.
+A case: config, replicas, tensor, experts, skewed, adapted, compiled.
 """
 
 import json
@@ -15,7 +15,9 @@ from torch import distributed, nn
 
 from ptw.errors import PtwError
 from ptw.nn.layout import Layout
-from ptw.ports.load import create
+from ptw.ports import adapter, adapting
+from ptw.ports.compiled import compile_blocks
+from ptw.ports.load import Spread, create
 from ptw.ports.parallel import copy_whole, whole
 from ptw.train.group import Group, joined
 from ptw.train.optimize import clip
@@ -42,18 +44,22 @@ def differences(
     tensor: int = 1,
     experts: int = 1,
     skewed: bool = False,
+    adapted: bool = False,
+    compiled: bool = False,
 ) -> dict[str, float] | str:
     """Of loss and gradients, relative; or why the model cannot be spread so."""
     cluster = ClusterEntry("test", workers=workers.world, replicas=replicas, tensor=tensor, experts=experts)
     group = Group(workers.rank, workers.world, workers.device, tensor)
     try:
         spread = spreading(cluster, group, "fp32", "model test")
-        module = create(config, None, seed=1, dtype=torch.float64, spread=spread).module
+        module = opened(config, adapted, spread)
     except PtwError as error:
         return str(error)
-    alone = create(config, None, seed=1, dtype=torch.float64).module
+    alone = opened(config, adapted, None)
     for model in (module, alone) if skewed else ():
         choose_the_first_two(model)
+    if compiled:
+        compile_blocks(module)
     share = step(module, group.data_rank, group.data_world)
     (loss,) = workers.sum(group.once(share))
     norm = clip(module.parameters(), 1e9)
@@ -71,6 +77,21 @@ def differences(
         "held": held,
         "idle": idle_experts(theirs.values()),
     }
+
+
+def opened(config: dict[str, Any], adapted: bool, spread: Spread | None) -> nn.Module:
+    """The model in fp64; adapted: with a LoRA on all layers that can have one, put on it while whole."""
+    loaded = create(config, None, seed=1, dtype=torch.float64, spread=None if adapted else spread)
+    if adapted:
+        settings = adapter.Settings(4, 8, adapting.all_linear(loaded))
+        adapting.begin(loaded, settings, seed=2)
+        draw = torch.Generator().manual_seed(4)
+        for layer in adapter.attached(loaded.module).values():
+            up = layer.lora_B.weight
+            up.data.copy_(torch.randn(up.shape, generator=draw) / 10)
+        if spread is not None:
+            spread(loaded.module, loaded.port, loaded.module.config)
+    return loaded.module
 
 
 def idle_experts(gradients: Iterable[torch.Tensor]) -> float:

@@ -1,6 +1,7 @@
 """Processes that hold a model between them compute what one computes, or the port is refused by name."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ def test_two_processes_compute_every_port_as_one_or_refuse_it(tmp_path: Path) ->
     cases = {name: {"config": config_of(name), "tensor": 2} for name in rooms.files(None, "models")}
     cases["biased"] = {"config": config_of("llama", **BIASED), "tensor": 2}
     cases["copies"] = {"config": config_of("llama", tie_word_embeddings=True), "replicas": 2}
+    cases["an adapter"] = {"config": config_of("llama", **BIASED), "tensor": 2, "adapted": True}
+    cases["an adapter on a latent"] = {"config": config_of("minicpm3"), "tensor": 2, "adapted": True}
     cases["one key"] = {"config": config_of("llama", num_key_value_heads=1), "tensor": 2}
     cases["a norm a head"] = {"config": config_of("stablelm", qk_layernorm=True), "tensor": 2}
     refused = REFUSED | {
@@ -101,6 +104,7 @@ def test_two_processes_share_the_experts_of_every_port_that_has_some(tmp_path: P
     cases = {name: {"config": config_of(name), "experts": 2} for name in SPARSE}
     one_expert = config_of("qwen3_moe", num_experts_per_tok=1)
     cases["skewed"] = {"config": one_expert, "experts": 2, "skewed": True}
+    cases["an adapter"] = {"config": config_of("qwen3_moe"), "experts": 2, "adapted": True}
     cases["dense"] = {"config": config_of("llama"), "experts": 2}
     cases["three"] = {"config": config_of("mixtral", num_local_experts=3, num_experts=3), "experts": 2}
     found = spread(tmp_path, 2, cases)
@@ -109,6 +113,16 @@ def test_two_processes_share_the_experts_of_every_port_that_has_some(tmp_path: P
     for name, said in found.items():
         demand_equal(name, said, held=0.51)
     assert found["skewed"]["idle"] >= 0.5  # all of the second process's, in each block
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_two_processes_compute_what_is_compiled_as_one_computes_it_plain(tmp_path: Path) -> None:
+    llama = {"config": config_of("llama"), "compiled": True}
+    cases = {"shards": llama, "heads": llama | {"tensor": 2}}
+    cases["experts"] = {"config": config_of("qwen3_moe"), "experts": 2, "compiled": True}
+    for name, said in spread(tmp_path, 2, cases).items():
+        demand_equal(name, said, held=0.95)
 
 
 def test_every_port_whose_experts_are_stacked_is_tried(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def demand_equal(ours: Path, theirs: Path, base: Path) -> None:
         assert is_near(exported(IDS).logits, on_reference(base, ours / "adapter")) < 1e-6
 
 
+@pytest.mark.slow
 def test_on_dealt_heads_an_adapter_learns_as_on_one_worker_and_goes_on_there(tmp_path: Path) -> None:
     root = with_base(tmp_path / "ws")
     one = trained(planned(root, "chat", **SETTINGS))

@@ -114,6 +114,7 @@ EXPERTS = (
 )
 
 
+@pytest.mark.slow
 def test_workers_that_share_experts_give_the_curve_and_the_model_of_one(tmp_path: Path) -> None:
     """Blocks computed again send their tokens again; each pass has rows of its own, the last one few."""
     sparse = {'"llama"': EXPERTS, "rows = 4": "rows = 5\nrows_at_once = 2"}
