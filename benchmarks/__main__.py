@@ -16,6 +16,7 @@ NAMES = (
     "streaming",
     "kill_resume",
     "parallel",
+    "compiled",
     "vllm_loads",
     "moe_step_vs_hf",
     "beauty",

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ptw.nn import _products
-from ptw.nn.exchange import Trip, sharing
+from ptw.nn._exchange import Trip, sharing
 
 ALIGNED_BYTES = 16  # rows that grouped kernels of a GPU can read
 FOURS = 4  # MKL's rows keep to themselves where every size is a multiple of it: a rest is summed otherwise
@@ -31,16 +31,15 @@ class Groups:
 
     token_R: the token of each row (filler has token 0, and no gradient). row_TK: the row of each choice.
     ends_E: where each group ends, int32; rows after the last end are nobody's. sizes: rows of each group,
-    where a loop over experts needs them. home, trip: where tokens come from several processes, this one's own
-    rows, sorted by the experts of all, and their way to here.
+    where a loop over experts needs them. way: where tokens come from several processes, this one's own rows,
+    sorted by the experts of all, and their trip to here.
     """
 
     token_R: Tensor
     row_TK: Tensor
     ends_E: Tensor
     sizes: tuple[int, ...] | None
-    home: Groups | None = None
-    trip: Trip | None = None
+    way: tuple[Groups, Trip] | None = None
 
     @classmethod
     def of(cls, choice_TK: Tensor, experts: int) -> Groups:
@@ -54,7 +53,7 @@ class Groups:
         home = cls._of(choice_TK, experts, filled=False)
         trip = Trip.of(home.ends_E.long().diff(prepend=home.ends_E.new_zeros(1)), shared.group)
         here = cls._of(trip.expert_S[:, None], experts // shared.group.size(), filled=choice_TK.is_cpu)
-        return replace(here, home=home, trip=trip)
+        return replace(here, way=(home, trip))
 
     @classmethod
     def _of(cls, choice_TK: Tensor, experts: int, filled: bool) -> Groups:
@@ -76,15 +75,17 @@ class Groups:
 
     def rows(self, hidden_TD: Tensor) -> Tensor:
         """(R, D): each token's hidden state in the rows of its experts."""
-        if self.home is not None and self.trip is not None:
-            hidden_TD = self.trip.there(self.home.rows(hidden_TD))
+        if self.way is not None:
+            home, trip = self.way
+            hidden_TD = trip.there(home.rows(hidden_TD))
         rows: Tensor = _Spread.apply(hidden_TD, self.token_R, self.row_TK)
         return rows
 
     def sum(self, out_RD: Tensor, weight_TK: Tensor) -> Tensor:
         """(T, D): what its experts gave each token, weighted; both in one dtype, which the result has."""
-        if self.home is not None and self.trip is not None:
-            return self.home.sum(self.trip.back(out_RD.index_select(0, self.row_TK[:, 0])), weight_TK)
+        if self.way is not None:
+            home, trip = self.way
+            return home.sum(trip.back(out_RD.index_select(0, self.row_TK[:, 0])), weight_TK)
         with _products.inside():  # element by element, whatever computes it
             summed: Tensor = _WeightedSum.apply(out_RD, weight_TK, self.token_R, self.row_TK)
         return summed

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ptw.errors import PtwError
-from ptw.nn.exchange import shared_by
+from ptw.nn._exchange import shared_by
 from ptw.ports.parallel import EXPERT, holders, policy_of
 from ptw.ports.tensor_parallel import How, read_locally
 

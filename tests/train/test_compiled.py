@@ -60,7 +60,8 @@ def test_an_adapter_is_compiled_and_a_rest_of_rows_is_one_more_shape(fresh: None
     settings = LORA | {"rows": 5, "rows_at_once": 3}
     plain = trained(planned(root, "chat", **settings))
     demand_equal(trained(planned(root, "chat", **settings, compile="true")).folder, plain.folder)
-    assert counters["stats"]["unique_graphs"] == 2 * 4
+    # into the first block comes what has no gradient: all of its graphs but the last projection's are others
+    assert counters["stats"]["unique_graphs"] == 2 * (4 + 3)
 
 
 @needs_compiler
