@@ -86,7 +86,11 @@ class Groups:
         if self.way is not None:
             home, trip = self.way
             return home.sum(trip.back(out_RD.index_select(0, self.row_TK[:, 0])), weight_TK)
-        with _products.inside():  # element by element, whatever computes it
+        if out_RD.dtype != weight_TK.dtype:  # under autocast some of what gives the weights is in fp32
+            wide = torch.promote_types(out_RD.dtype, weight_TK.dtype)
+            out_RD, weight_TK = out_RD.to(wide), weight_TK.to(wide)
+        # element by element, whatever computes it
+        with _products.inside(), torch.autocast(out_RD.device.type, enabled=False):
             summed: Tensor = _WeightedSum.apply(out_RD, weight_TK, self.token_R, self.row_TK)
         return summed
 
@@ -99,7 +103,11 @@ class Groups:
 def grouped_linear(
     rows_RI: Tensor, weight_EOI: Tensor, groups: Groups, bias_EO: Tensor | None = None
 ) -> Tensor:
-    """(R, O): each row times its expert's matrix, plus its expert's bias."""
+    """(R, O): each row times its expert's matrix, plus its expert's bias; under autocast in its dtype."""
+    if torch.is_autocast_enabled(rows_RI.device.type):
+        computed_in = torch.get_autocast_dtype(rows_RI.device.type)
+        rows_RI, weight_EOI = rows_RI.to(computed_in), weight_EOI.to(computed_in)
+        bias_EO = None if bias_EO is None else bias_EO.to(computed_in)
     with _products.of_experts(groups.row_TK.numel(), rows_RI, weight_EOI):
         return _grouped_linear(rows_RI, weight_EOI, groups, bias_EO)
 

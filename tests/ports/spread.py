@@ -112,13 +112,18 @@ def choose_the_first_two(module: nn.Module) -> None:
 
 def step(module: Any, rank: int, world: int) -> float:
     """This one's share of the loss, after its backward pass as a run makes it."""
+    loss = loss_of(module, rank, world)
+    (loss * world).backward()
+    return float(loss.item())
+
+
+def loss_of(module: Any, rank: int, world: int) -> torch.Tensor:
     draw = torch.Generator().manual_seed(2)
     ids_BT = torch.randint(0, VOCABULARY, (len(LENGTHS), 16), generator=draw)
     layout = Layout.of_documents(LENGTHS[rank::world], width=16)
     hidden_BTD = module(ids_BT[rank::world], layout)
-    loss = module.head().loss(hidden_BTD, ids_BT.roll(-1, 1)[rank::world])
-    (loss * world).backward()
-    return float(loss.item())
+    total: torch.Tensor = module.head().loss(hidden_BTD, ids_BT.roll(-1, 1)[rank::world])
+    return total
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoConfig
 
+from ptw.ports.load import create
 from ptw.workspace import rooms
 from tests import side_by_side
-from tests.ports.spread import VOCABULARY
+from tests.ports.spread import VOCABULARY, loss_of
 
 LIMIT = 1e-6  # the ports' norms compute in fp32; a head at the wrong place, or one too many, shows at 1e-1
 SIZES = {
@@ -123,6 +125,23 @@ def test_two_processes_compute_what_is_compiled_as_one_computes_it_plain(tmp_pat
     cases["experts"] = {"config": config_of("qwen3_moe"), "experts": 2, "compiled": True}
     for name, said in spread(tmp_path, 2, cases).items():
         demand_equal(name, said, held=0.95)
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_under_autocast_experts_compute_in_its_dtype(name: str) -> None:
+    """So does one worker with precision = "bf16", where two cast what they gather."""
+    module: Any = create(config_of(name), None, seed=1).module
+    losses, gradients = [], []
+    for wanted in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=wanted):
+            loss = loss_of(module, 0, 1)
+        loss.backward()
+        learnt = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+        losses.append(loss.item())
+        gradients.append(torch.cat(learnt))
+        module.zero_grad()
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert (gradients[1] - gradients[0]).norm() <= 0.1 * gradients[0].norm()
 
 
 def test_every_port_whose_experts_are_stacked_is_tried(tmp_path: Path) -> None:
