@@ -127,7 +127,8 @@ def work(checkpoint: Path, out: Path, plan: Plan) -> None:
         group = Group(workers.rank, workers.world, workers.device, cluster.tensor)
         # what is imported and set up when it is first used is not the model's
         config = json.loads((checkpoint / "config.json").read_text())
-        train(create(config | FEW, None, seed=0, spread=_spread(cluster, group)), group)
+        few = {key: value for key, value in FEW.items() if key in config}
+        train(create(config | few, None, seed=0, spread=_spread(cluster, group)), group)
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what it freed serves the model, and is not counted
         before = resident("VmRSS")

@@ -7,6 +7,7 @@ up to one of a few numbers, so that kernels are found again.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache as once
 from typing import Any
@@ -89,8 +90,10 @@ class Groups:
         if out_RD.dtype != weight_TK.dtype:  # under autocast some of what gives the weights is in fp32
             wide = torch.promote_types(out_RD.dtype, weight_TK.dtype)
             out_RD, weight_TK = out_RD.to(wide), weight_TK.to(wide)
-        # element by element, whatever computes it
-        with _products.inside(), torch.autocast(out_RD.device.type, enabled=False):
+        as_given = (
+            torch.autocast(out_RD.device.type, enabled=False) if _is_autocast(out_RD) else nullcontext()
+        )
+        with _products.inside(), as_given:  # element by element, whatever computes it
             summed: Tensor = _WeightedSum.apply(out_RD, weight_TK, self.token_R, self.row_TK)
         return summed
 
@@ -104,7 +107,7 @@ def grouped_linear(
     rows_RI: Tensor, weight_EOI: Tensor, groups: Groups, bias_EO: Tensor | None = None
 ) -> Tensor:
     """(R, O): each row times its expert's matrix, plus its expert's bias; under autocast in its dtype."""
-    if torch.is_autocast_enabled(rows_RI.device.type):
+    if _is_autocast(rows_RI):
         computed_in = torch.get_autocast_dtype(rows_RI.device.type)
         rows_RI, weight_EOI = rows_RI.to(computed_in), weight_EOI.to(computed_in)
         bias_EO = None if bias_EO is None else bias_EO.to(computed_in)
@@ -227,6 +230,11 @@ def _one_dnn() -> Any:
     """oneDNN's fp32 product. Torch would ask MKL, which is half as fast on other makers' processors."""
     operators = torch.ops.mkldnn
     return operators._linear_pointwise if hasattr(operators, "_linear_pointwise") else None
+
+
+def _is_autocast(tensor: Tensor) -> bool:
+    """The meta device knows nothing of it."""
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
 def _filled(count: int) -> int:

@@ -51,5 +51,5 @@ def demand_sense(adapter: str, device: torch.device) -> None:
         )
 
 
-def _forward(compiled: Callable[..., Any], plain: Callable[..., Any], *given: Any) -> Any:
-    return (compiled if torch.is_grad_enabled() else plain)(*given)
+def _forward(compiled: Callable[..., Any], plain: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    return (compiled if torch.is_grad_enabled() else plain)(*given, **named)

@@ -81,10 +81,10 @@ def _demand_dealable(where: str, parameters: Mapping[str, Tensor], parts: int) -
         )
 
 
-def _together(forward: Callable[..., Any], group: Any, place: str, *given: Any) -> Any:
+def _together(forward: Callable[..., Any], group: Any, place: str, *given: Any, **named: Any) -> Any:
     """The module's forward pass, on the tokens of all who share its experts."""
     with shared_by(group) as sharing:
-        out = forward(*given)
+        out = forward(*given, **named)
     if not sharing.dealt:
         raise PtwError(
             f"{place}: it computes its experts without ptw.nn.experts, so that tokens cannot be sent to "

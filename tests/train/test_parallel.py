@@ -131,6 +131,17 @@ def test_workers_that_share_experts_give_the_curve_and_the_model_of_one(tmp_path
     demand_near(folder, one.folder)
 
 
+@pytest.mark.slow
+def test_in_bf16_tokens_go_to_their_experts_too(tmp_path: Path) -> None:
+    sparse = {'"llama"': EXPERTS}
+    one = trained(planned(workspace(tmp_path / "one", **sparse), "next", steps=12, precision="bf16"))
+    root = workspace(tmp_path / "two", "experts = 2", **sparse)
+    plan = planned(root, "next-on-two", steps=12, precision="bf16")
+    for done in together(plan, 2):
+        assert done.returncode == 0, done.stderr
+    assert losses_of(plan.run_folder()) == pytest.approx(losses_of(one.folder), rel=0.02)
+
+
 def demand_near(ours: Path, theirs: Path) -> None:
     """The models that two runs published."""
     opened = [open_named(read(folder.parents[1]), folder.name).loaded.module for folder in (ours, theirs)]
