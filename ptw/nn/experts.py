@@ -148,7 +148,9 @@ class _WeightedSum(torch.autograd.Function):
     def forward(ctx: Any, out_RD: Tensor, weight_TK: Tensor, token_R: Tensor, row_TK: Tensor) -> Tensor:
         out_TKD = out_RD.index_select(0, row_TK.flatten()).unflatten(0, row_TK.shape)
         ctx.save_for_backward(out_TKD, weight_TK, token_R, row_TK)
-        return torch.bmm(weight_TK[:, None], out_TKD)[:, 0]
+        sum_TD = out_TKD.new_empty(len(out_TKD), out_TKD.shape[2])  # no view of another: FSDP2 warns of those
+        torch.bmm(weight_TK[:, None], out_TKD, out=sum_TD[:, None])
+        return sum_TD
 
     @staticmethod
     @once_differentiable

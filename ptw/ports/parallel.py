@@ -74,16 +74,25 @@ def materialise(module: nn.Module, device: torch.device | str) -> None:
 
 def copy_whole(parameter: Tensor, full: Tensor) -> None:
     """Copy a full tensor into a parameter, or into what this process holds of it; nothing is sent."""
+    local(parameter).copy_(full[held(parameter)])
+
+
+def held(parameter: Tensor) -> tuple[slice, ...]:
+    """Where in the full tensor that lies which this process holds of it."""
     mesh = getattr(parameter, "device_mesh", None)  # a DTensor's, whose import is slow
     if mesh is None:
-        parameter.copy_(full)
-        return
+        return tuple(slice(0, size) for size in parameter.shape)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    held: Any = parameter
-    shape, start = compute_local_shape_and_global_offset(full.shape, mesh, held.placements)
-    here = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
-    held.to_local().copy_(full[here])
+    placed: Any = parameter
+    shape, start = compute_local_shape_and_global_offset(parameter.shape, mesh, placed.placements)
+    return tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+
+
+def local(parameter: Tensor) -> Tensor:
+    """What this process holds of a parameter."""
+    placed: Any = getattr(parameter, "to_local", None)
+    return parameter if placed is None else placed()
 
 
 def blocks(module: nn.Module, path: str = "") -> list[tuple[str, nn.Module]]:
