@@ -17,6 +17,7 @@ NAMES = (
     "checkpoints",
     "kill_resume",
     "parallel",
+    "compiled",
     "vllm_loads",
     "moe_step_vs_hf",
     "beauty",

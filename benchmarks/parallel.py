@@ -33,42 +33,66 @@ CONFIG = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 512,
 }
-SMALL = CONFIG | {"hidden_size": 96, "intermediate_size": 64, "num_hidden_layers": 2}
+SPARSE = CONFIG | {
+    "model_type": "qwen3_moe",
+    "hidden_size": 512,
+    "moe_intermediate_size": 512,
+    "num_hidden_layers": 7,
+    "num_attention_heads": 8,
+    "head_dim": 64,
+    "num_experts": 16,
+    "num_experts_per_tok": 2,
+}
+FEW = {"hidden_size": 96, "intermediate_size": 64, "moe_intermediate_size": 32, "num_hidden_layers": 2}
 STEPS, ROWS, WINDOW = 2, 4, 128
 MIB = 2**20
 # workers, and the cluster's plan
-PLANS: dict[str, dict[str, Any]] = {
+Plan = dict[str, Any]
+PLANS: dict[str, Plan] = {
     "1 worker": {"workers": 1},
     "1 worker, recompute": {"workers": 1, "recompute": True},
     "2 workers": {"workers": 2},
     "2 workers, recompute": {"workers": 2, "recompute": True},
     "2 workers, tensor = 2": {"workers": 2, "tensor": 2},
 }
+PLANS_OF_EXPERTS: dict[str, Plan] = {
+    "1 worker": {"workers": 1},
+    "2 workers": {"workers": 2},
+    "2 workers, experts = 2": {"workers": 2, "experts": 2},
+}
 
 
 def main() -> None:
-    with TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "checkpoint"
-        model = create(CONFIG, None, seed=0)
-        size = sum(parameter.nbytes for parameter in model.module.parameters()) / MIB
-        export(model, checkpoint)
-        found = {name: measured(checkpoint, Path(folder) / "out.json", plan) for name, plan in PLANS.items()}
-    expected = found["1 worker"]["losses"]
-    figures = [Figure("the model in fp32", size, "MiB")]
-    for name, told in found.items():
-        figures += [
-            Figure(f"{name}: while loading, above before", told["loading"], "MiB", limit(name, size)),
-            Figure(f"{name}: while training, above before", told["training"], "MiB"),
-        ]
-        if name != "1 worker":
-            off = max(abs(one / other - 1) for one, other in zip(told["losses"], expected, strict=True))
-            figures.append(Figure(f"{name}: loss, relative difference", off, want=1e-6))
+    figures = compared("the model", CONFIG, PLANS) + compared("experts", SPARSE, PLANS_OF_EXPERTS)
     publish(
         "parallel",
-        f"a llama in fp32 with AdamW, {STEPS} steps of {ROWS} rows of {WINDOW} tokens on a CPU; the largest "
-        "worker's resident memory, its peak above what it had before the model was opened",
+        f"a llama, and a qwen3_moe (experts), in fp32 with AdamW, {STEPS} steps of {ROWS} rows of {WINDOW} "
+        "tokens on a CPU; the largest worker's resident memory, its peak above what it had before the model "
+        "was opened",
         figures,
     )
+
+
+def compared(name: str, config: dict[str, Any], plans: dict[str, Plan]) -> list[Figure]:
+    """The plans of one model."""
+    with TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "checkpoint"
+        model = create(config, None, seed=0)
+        size = sum(parameter.nbytes for parameter in model.module.parameters()) / MIB
+        export(model, checkpoint)
+        found = {plan: measured(checkpoint, Path(folder) / "out.json", how) for plan, how in plans.items()}
+    expected = found["1 worker"]["losses"]
+    figures = [Figure(f"{name} in fp32", size, "MiB")]
+    before = "" if config is CONFIG else f"{name}: "
+    for plan, told in found.items():
+        figures += [
+            Figure(f"{before}{plan}: while loading, above before", told["loading"], "MiB", limit(plan, size)),
+            Figure(f"{before}{plan}: while training, above before", told["training"], "MiB"),
+        ]
+        if plan != "1 worker":
+            off = max(abs(one / other - 1) for one, other in zip(told["losses"], expected, strict=True))
+            figures.append(Figure(f"{before}{plan}: loss, relative difference", off, want=1e-6))
+    return figures
 
 
 def limit(name: str, size: float) -> float | None:
@@ -76,7 +100,7 @@ def limit(name: str, size: float) -> float | None:
     return 0.75 * size if "2 workers" in name else None
 
 
-def measured(checkpoint: Path, out: Path, plan: dict[str, Any]) -> dict[str, Any]:
+def measured(checkpoint: Path, out: Path, plan: Plan) -> dict[str, Any]:
     """What the workers of a plan found."""
     world = plan["workers"]
     with socket.socket() as free:
@@ -95,14 +119,16 @@ def measured(checkpoint: Path, out: Path, plan: dict[str, Any]) -> dict[str, Any
     return found
 
 
-def work(checkpoint: Path, out: Path, plan: dict[str, Any]) -> None:
+def work(checkpoint: Path, out: Path, plan: Plan) -> None:
     """One of the workers; the first writes down what all found."""
     torch.set_num_threads(1)
     with joined() as workers:
         cluster = ClusterEntry("benchmark", **plan)
         group = Group(workers.rank, workers.world, workers.device, cluster.tensor)
         # what is imported and set up when it is first used is not the model's
-        train(create(SMALL, None, seed=0, spread=_spread(cluster, group)), group)
+        config = json.loads((checkpoint / "config.json").read_text())
+        few = {key: value for key, value in FEW.items() if key in config}
+        train(create(config | few, None, seed=0, spread=_spread(cluster, group)), group)
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what it freed serves the model, and is not counted
         before = resident("VmRSS")

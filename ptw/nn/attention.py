@@ -53,6 +53,16 @@ def attend(
         return _attended(query_BTNH, key_BTKH, value_BTKH, layout, how)
 
 
+def leave_out_of_graphs() -> None:
+    """In this process torch.compile takes attention as it stands, from now on.
+
+    Not by a decorator: that would import the compiler with every port, which takes seconds.
+    """
+    global _attended
+    if not hasattr(_attended, "_torchdynamo_disable"):
+        _attended = torch.compiler.disable(_attended)
+
+
 def _attended(query_BTNH: Tensor, key_BTKH: Tensor, value_BTKH: Tensor, layout: Layout, how: How) -> Tensor:
     """By the layout's backend."""
     if layout.backend != "flex":  # SDPA's fast kernels take as many key heads as query heads

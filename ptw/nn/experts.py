@@ -7,7 +7,8 @@ up to one of a few numbers, so that kernels are found again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import cache as once
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ptw.nn import _products
+from ptw.nn._exchange import Trip, sharing
 
 ALIGNED_BYTES = 16  # rows that grouped kernels of a GPU can read
 FOURS = 4  # MKL's rows keep to themselves where every size is a multiple of it: a rest is summed otherwise
@@ -30,22 +32,37 @@ class Groups:
 
     token_R: the token of each row (filler has token 0, and no gradient). row_TK: the row of each choice.
     ends_E: where each group ends, int32; rows after the last end are nobody's. sizes: rows of each group,
-    where a loop over experts needs them.
+    where a loop over experts needs them. way: where tokens come from several processes, this one's own rows,
+    sorted by the experts of all, and their trip to here.
     """
 
     token_R: Tensor
     row_TK: Tensor
     ends_E: Tensor
     sizes: tuple[int, ...] | None
+    way: tuple[Groups, Trip] | None = None
 
     @classmethod
     def of(cls, choice_TK: Tensor, experts: int) -> Groups:
-        """From the experts that each token chose; an expert may have been chosen by none."""
+        """From the experts that each token chose; an expert may have been chosen by none.
+
+        Where processes share the experts, the groups are those of this one's, with tokens from all of them.
+        """
+        if (shared := sharing()) is None:
+            return cls._of(choice_TK, experts, filled=choice_TK.is_cpu)
+        shared.dealt += 1
+        home = cls._of(choice_TK, experts, filled=False)
+        trip = Trip.of(home.ends_E.long().diff(prepend=home.ends_E.new_zeros(1)), shared.group)
+        here = cls._of(trip.expert_S[:, None], experts // shared.group.size(), filled=choice_TK.is_cpu)
+        return replace(here, way=(home, trip))
+
+    @classmethod
+    def _of(cls, choice_TK: Tensor, experts: int, filled: bool) -> Groups:
         sorted_R, order_R = choice_TK.flatten().sort(stable=True)
         ends_E = torch.searchsorted(sorted_R, torch.arange(experts, device=choice_TK.device), right=True)
         row_R = torch.arange(len(order_R), device=choice_TK.device)
         rows, sizes = len(order_R), None
-        if choice_TK.is_cpu:  # where a loop needs the sizes, and reading them waits for nothing
+        if filled:  # where a loop needs the sizes, and reading them waits for nothing
             counts_E = ends_E.diff(prepend=ends_E.new_zeros(1))
             sizes = tuple(_filled(count) for count in counts_E.tolist())
             filled_E = torch.tensor(sizes).cumsum(0)
@@ -59,12 +76,24 @@ class Groups:
 
     def rows(self, hidden_TD: Tensor) -> Tensor:
         """(R, D): each token's hidden state in the rows of its experts."""
+        if self.way is not None:
+            home, trip = self.way
+            hidden_TD = trip.there(home.rows(hidden_TD))
         rows: Tensor = _Spread.apply(hidden_TD, self.token_R, self.row_TK)
         return rows
 
     def sum(self, out_RD: Tensor, weight_TK: Tensor) -> Tensor:
         """(T, D): what its experts gave each token, weighted; both in one dtype, which the result has."""
-        with _products.inside():  # element by element, whatever computes it
+        if self.way is not None:
+            home, trip = self.way
+            return home.sum(trip.back(out_RD.index_select(0, self.row_TK[:, 0])), weight_TK)
+        if out_RD.dtype != weight_TK.dtype:  # under autocast some of what gives the weights is in fp32
+            wide = torch.promote_types(out_RD.dtype, weight_TK.dtype)
+            out_RD, weight_TK = out_RD.to(wide), weight_TK.to(wide)
+        as_given = (
+            torch.autocast(out_RD.device.type, enabled=False) if _is_autocast(out_RD) else nullcontext()
+        )
+        with _products.inside(), as_given:  # element by element, whatever computes it
             summed: Tensor = _WeightedSum.apply(out_RD, weight_TK, self.token_R, self.row_TK)
         return summed
 
@@ -77,7 +106,11 @@ class Groups:
 def grouped_linear(
     rows_RI: Tensor, weight_EOI: Tensor, groups: Groups, bias_EO: Tensor | None = None
 ) -> Tensor:
-    """(R, O): each row times its expert's matrix, plus its expert's bias."""
+    """(R, O): each row times its expert's matrix, plus its expert's bias; under autocast in its dtype."""
+    if _is_autocast(rows_RI):
+        computed_in = torch.get_autocast_dtype(rows_RI.device.type)
+        rows_RI, weight_EOI = rows_RI.to(computed_in), weight_EOI.to(computed_in)
+        bias_EO = None if bias_EO is None else bias_EO.to(computed_in)
     with _products.of_experts(groups.row_TK.numel(), rows_RI, weight_EOI):
         return _grouped_linear(rows_RI, weight_EOI, groups, bias_EO)
 
@@ -115,7 +148,9 @@ class _WeightedSum(torch.autograd.Function):
     def forward(ctx: Any, out_RD: Tensor, weight_TK: Tensor, token_R: Tensor, row_TK: Tensor) -> Tensor:
         out_TKD = out_RD.index_select(0, row_TK.flatten()).unflatten(0, row_TK.shape)
         ctx.save_for_backward(out_TKD, weight_TK, token_R, row_TK)
-        return torch.bmm(weight_TK[:, None], out_TKD)[:, 0]
+        sum_TD = out_TKD.new_empty(len(out_TKD), out_TKD.shape[2])  # no view of another: FSDP2 warns of those
+        torch.bmm(weight_TK[:, None], out_TKD, out=sum_TD[:, None])
+        return sum_TD
 
     @staticmethod
     @once_differentiable
@@ -197,6 +232,11 @@ def _one_dnn() -> Any:
     """oneDNN's fp32 product. Torch would ask MKL, which is half as fast on other makers' processors."""
     operators = torch.ops.mkldnn
     return operators._linear_pointwise if hasattr(operators, "_linear_pointwise") else None
+
+
+def _is_autocast(tensor: Tensor) -> bool:
+    """The meta device knows nothing of it."""
+    return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
 
 
 def _filled(count: int) -> int:

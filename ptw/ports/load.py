@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 from ptw.errors import PtwError
 from ptw.ports.checkpoint import Checkpoint, demand_floats, open_checkpoint
 from ptw.ports.mapping import as_named, held_wide, padded_tables
-from ptw.ports.parallel import copy_whole, materialise
+from ptw.ports.parallel import copy_whole, held, local, materialise
 from ptw.ports.port import Port, configure, find_port
 from ptw.ports.scores import Scores, begun, classifier_config, demand_scores, giving_scores, stored_scores
-from ptw.ports.weights import Absent, Operator, Tied
+from ptw.ports.weights import Absent, Operator, Stack, Tied
 from ptw.workspace import rooms
 
 # puts a model on several processes while it is still on the meta device; handed the module, port and Config
@@ -136,13 +136,11 @@ def fill(module: nn.Module, operators: list[Operator], checkpoint: Checkpoint) -
     demand_floats(checkpoint, [name for operator in operators for name in operator.theirs])
     with torch.no_grad():
         for operator in operators:
+            if isinstance(operator, Stack):
+                _fill_stack(parameters[operator.ours_name], operator, checkpoint)
+                continue
             for name, tensor in zip(operator.ours, _made(operator, checkpoint), strict=True):
-                if parameters[name].shape != tensor.shape:
-                    raise PtwError(
-                        f"{checkpoint.place(operator.theirs)}: {', '.join(operator.theirs)} gives {name} the "
-                        f"shape {tuple(tensor.shape)}, but config.json asks for "
-                        f"{tuple(parameters[name].shape)}"
-                    )
+                _demand_shape(operator, name, tensor.shape, parameters[name].shape, checkpoint)
                 copy_whole(parameters[name], tensor)
     for operator in operators:
         if isinstance(operator, Tied) and operator.name in checkpoint.files:
@@ -159,6 +157,27 @@ def _made(operator: Operator, checkpoint: Checkpoint) -> list[Tensor]:
             f"{n} {tuple(t.shape)}" for n, t in zip(operator.theirs[:4], tensors, strict=False)
         )
         raise PtwError(f"{checkpoint.place(operator.theirs)}: {error} ({shapes})") from error
+
+
+def _fill_stack(parameter: Tensor, operator: Stack, checkpoint: Checkpoint) -> None:
+    """Expert by expert, and of these only what this process holds: a stack may be most of a block."""
+    rows, *rest = held(parameter)
+    for place, expert in enumerate(range(rows.start, rows.stop)):
+        names = operator.theirs[expert * operator.parts : (expert + 1) * operator.parts]
+        one = replace(operator, theirs=names)
+        (stacked,) = _made(one, checkpoint)
+        _demand_shape(one, operator.ours_name, stacked.shape[1:], parameter.shape[1:], checkpoint)
+        local(parameter)[place].copy_(stacked[0][tuple(rest)])
+
+
+def _demand_shape(
+    operator: Operator, name: str, made: torch.Size, wanted: torch.Size, checkpoint: Checkpoint
+) -> None:
+    if made != wanted:
+        raise PtwError(
+            f"{checkpoint.place(operator.theirs)}: {', '.join(operator.theirs)} gives {name} the shape "
+            f"{tuple(made)}, but config.json asks for {tuple(wanted)}"
+        )
 
 
 def to_hf(operators: Sequence[Operator], state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

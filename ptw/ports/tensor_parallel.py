@@ -51,6 +51,19 @@ class Region:
         return name.startswith(f"{self.path}.")
 
 
+@dataclass(frozen=True)
+class How:
+    """How a process reads its part of a parameter, and what becomes of the gradient.
+
+    summed: it is a part of a sum. silent: the part is to be zero. mean_of: it is divided by this.
+    """
+
+    name: str
+    summed: bool = False
+    silent: bool = False
+    mean_of: int = 1
+
+
 def regions_of(module: nn.Module, config: Any, parts: int, who: str) -> list[Region]:
     """What of a model `parts` processes compute in parts; the model may be on the meta device.
 
@@ -147,7 +160,7 @@ def _demand_head_by_head(
 
 
 def _compute_locally(owner: nn.Module, path: str, regions: list[Region], first: bool) -> None:
-    """Whoever reads one of the module's parameters is given this process's part of it, a plain tensor."""
+    """Of the module's own parameters, this process's parts are read."""
     hows = []
     for name in owner._parameters:
         full = f"{path}.{name}" if path else name
@@ -156,27 +169,34 @@ def _compute_locally(owner: nn.Module, path: str, regions: list[Region], first: 
         # what is whole in a region meets this process's heads only: its gradient is a part of a sum
         summed = region is not None and inside not in region.splits
         silent = region is not None and inside in region.row_biases and not first
-        hows.append((name, summed, silent))
+        hows.append(How(name, summed, silent))
     if hows:
-        # as FSDP2 does it: parameters, their names and the state dict stay what they are
-        kind: Any = type(owner)
-        owner.__class__ = _local_class(kind, tuple(hows))
+        read_locally(owner, tuple(hows))
+
+
+def read_locally(owner: nn.Module, hows: tuple[How, ...]) -> None:
+    """Whoever reads one of these parameters is given what this process holds of it, a plain tensor."""
+    # as FSDP2 does it: parameters, their names and the state dict stay what they are
+    kind: Any = type(owner)
+    owner.__class__ = _local_class(kind, hows)
 
 
 @once
-def _local_class(kind: Any, hows: tuple[tuple[str, bool, bool], ...]) -> type[nn.Module]:
-    return type(f"Local{kind.__name__}", (kind,), {how[0]: property(_reader(*how)) for how in hows})
+def _local_class(kind: Any, hows: tuple[How, ...]) -> type[nn.Module]:
+    return type(f"Local{kind.__name__}", (kind,), {how.name: property(_reader(how)) for how in hows})
 
 
-def _reader(name: str, summed: bool, silent: bool) -> Any:
+def _reader(how: How) -> Any:
     def read(module: nn.Module) -> Any:
         from torch.distributed.tensor import DTensor, Partial
 
-        parameter: Any = module._parameters[name]
+        parameter: Any = module._parameters[how.name]
         if not isinstance(parameter, DTensor) or parameter.device_mesh.ndim > 1:
             return parameter  # FSDP asks for the shards that it has not gathered
-        local = parameter.to_local(grad_placements=[Partial()] if summed else None)
-        return local * 0.0 if silent else local
+        local = parameter.to_local(grad_placements=[Partial()] if how.summed else None)
+        if how.mean_of > 1 and local.requires_grad:
+            local.register_hook(lambda gradient: gradient / how.mean_of)
+        return local * 0.0 if how.silent else local
 
     return read
 

@@ -1,11 +1,14 @@
-"""Which parameters are decayed, and what is the learning rate of a step?"""
+"""Which parameters are decayed, how long may a gradient be, and what is the learning rate of a step?"""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
+
+from ptw.ports.parallel import reshard, whole
 
 ScheduleName = Literal["constant", "linear", "cosine"]
 FLOOR = 0.1  # of the peak, where a cosine ends
@@ -33,9 +36,29 @@ class Schedule:
 
 def adamw(module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW; only matrices are decayed, never norms or biases."""
+    reshard(module)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, 0.95))
+
+
+def clip(parameters: Iterable[nn.Parameter], most: float) -> float:
+    """Shorten all gradients, taken as one, to a norm of at most `most`; how long they were before.
+
+    All workers call it together. Gradients may lie on several meshes, each of all workers.
+    """
+    by_mesh: dict[Any, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            by_mesh.setdefault(getattr(parameter.grad, "device_mesh", None), []).append(parameter)
+    norms = [
+        whole(nn.utils.get_total_norm([p.grad for p in learnt if p.grad is not None]))
+        for learnt in by_mesh.values()
+    ]
+    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+    for learnt in by_mesh.values():
+        nn.utils.clip_grads_with_norm_(learnt, most, norm)
+    return norm.item()

@@ -2,20 +2,23 @@
 
 import logging
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ptw.errors import PtwError
-from ptw.ports import parallel
+from ptw.ports import expert_parallel, parallel
 from ptw.ports.load import Spread
 from ptw.ports.parallel import whole
 from ptw.ports.port import Port
 from ptw.ports.tensor_parallel import distribute, regions_of
 from ptw.train.group import Group
 from ptw.workspace.manifest import ClusterEntry
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def spreading(cluster: ClusterEntry, group: Group, precision: str, who: str) -> Spread | None:
@@ -26,21 +29,30 @@ def spreading(cluster: ClusterEntry, group: Group, precision: str, who: str) -> 
     if group.world == 1:
         return None
     computed_in = None if precision == "fp32" else torch.bfloat16
-    if group.tensor > 1:  # it warns of each gather over two dimensions, which is how FSDP2 and heads lie
+    if group.tensor > 1 or cluster.experts > 1:  # it warns of each gather over two dimensions, as they lie
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     mesh = parallel.mesh_of(group.world, group.device.type, cluster.replicas, group.tensor)
 
     def spread(module: nn.Module, port: Port | None, config: Any) -> None:
+        for key, parts in (("tensor", group.tensor), ("experts", cluster.experts)):
+            if parts > 1 and port is None:
+                raise PtwError(f"{who}: {key} = {parts} needs a port, and it has none; set {key} = 1")
+        name = who if port is None else f"{who} (port {port.model_type})"
         if group.tensor > 1:
-            if port is None:
-                raise PtwError(
-                    f"{who}: tensor = {group.tensor} needs a port, and it has none; set tensor = 1"
-                )
-            regions = regions_of(module, config, group.tensor, f"{who} (port {port.model_type})")
-            distribute(module, regions, mesh[parallel.TENSOR])
+            distribute(module, regions_of(module, config, group.tensor, name), mesh[parallel.TENSOR])
+        if cluster.experts > 1:
+            owners = expert_parallel.owners_of(module, cluster.experts, name)
+            expert_parallel.deal(owners, _expert_mesh(cluster, group), computed_in)
         parallel.shard(module, mesh, computed_in)
 
     return spread
+
+
+def _expert_mesh(cluster: ClusterEntry, group: Group) -> "DeviceMesh":
+    assert group.tensor == 1, "experts are dealt to workers with a batch of their own"
+    return parallel.mesh_of(
+        group.world, group.device.type, cluster.replicas, cluster.experts, parallel.EXPERT
+    )
 
 
 def recompute(module: nn.Module) -> None:

@@ -106,7 +106,11 @@ def describe(plan: Plan) -> str:
     """What `--dry-run` prints: all that would happen."""
     cluster = plan.cluster
     devices = f"{cluster.workers} worker(s), {cluster.gpus_per_worker:g} GPU(s) each"
-    dealt = [f"{key} = {value}" for key in ("replicas", "tensor") if (value := getattr(cluster, key)) > 1]
+    dealt = [
+        f"{key} = {value}"
+        for key in ("replicas", "tensor", "experts")
+        if (value := getattr(cluster, key)) > 1
+    ]
     dealt += ["recompute"] if cluster.recompute else []
     where = ", ".join([cluster.address or "a local Ray", devices, *dealt])
     held_out = [("eval_dataset", plan.eval_dataset)] if plan.eval_dataset else []

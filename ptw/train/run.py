@@ -14,7 +14,6 @@ from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.evals.rows import Forward
 from ptw.nn.head import Head
-from ptw.ports.parallel import reshard, whole
 from ptw.tokens.tokenizer import open_tokenizer
 from ptw.train import checkpoint, count, held_out, weights
 from ptw.train.chance import random_state, restore_random
@@ -23,7 +22,7 @@ from ptw.train.group import Group
 from ptw.train.guard import Guard
 from ptw.train.ledger import Ledger
 from ptw.train.meter import Meter
-from ptw.train.optimize import Schedule, adamw
+from ptw.train.optimize import Schedule, adamw, clip
 from ptw.train.peaks import peak
 from ptw.train.plan import Plan
 from ptw.train.saving import Saver
@@ -79,7 +78,6 @@ class Run:
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW on the model's trained parameters; `step` sets the schedule's rate."""
         settings = self.settings
-        reshard(self.loaded.module)
         self._schedule = Schedule(settings.learning_rate, settings.schedule, settings.warmup)
         self._optimizer = adamw(self.loaded.module, settings.learning_rate, settings.weight_decay)
         return self._optimizer
@@ -141,7 +139,7 @@ class Run:
             return
         means, self._stop_agreed = self._shares.means(self._stopping() or self._saver.failed)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)).item()
+        norm = clip(parameters, self.settings.clip_norm)
         number, losses = self.steps_done + 1, self._shares.losses
         self._skipped = self.guard.refuses(number, means["loss"], norm, batch.step, losses)
         if not self._skipped:

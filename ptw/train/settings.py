@@ -28,6 +28,7 @@ class TrainingSettings(AdapterSettings):
     on_spike: Literal["stop", "skip", "ignore"] = "ignore"  # a loss far above the last ones; told anyhow
     spike_sigmas: float = 6.0  # how far above is a spike
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False  # each block by torch.compile: other kernels, the same numbers but for rounding
     checkpoint_every: int = 100  # steps
     keep_checkpoints: int = 2  # the newest so many
     keep_checkpoint_every: int | None = None  # steps: each multiple of these stays for good

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ptw.errors import PtwError
-from ptw.ports import adapter, adapting, quantise
+from ptw.ports import adapter, adapting, compiled, quantise
 from ptw.ports.export import export
 from ptw.ports.load import Loaded, Spread, create, load
 from ptw.ports.port import Port
@@ -79,9 +79,20 @@ def open_for_training(run: Holder, labels: int | None) -> tuple[Loaded, Work]:
         if labels is not None:
             loaded.module.get_parameter(SCORES).requires_grad_(True)
         measured(loaded.module, loaded.port, getattr(loaded.module, "config", None))
+    if settings.compile:
+        _compile(loaded, plan.model.name)
     if plan.cluster.recompute:
         recompute(loaded.module)
     return loaded, works[0]
+
+
+def _compile(loaded: Loaded, model: str) -> None:
+    if loaded.port is None:
+        raise PtwError(
+            f"settings: compile = true: model {model} has no port, and Hugging Face's class is another graph "
+            "for each batch's documents; set compile = false, or let ptw add-model port the family"
+        )
+    compiled.compile_blocks(loaded.module)
 
 
 def _opened(run: Holder, labels: int | None, spread: Spread | None) -> Loaded:
@@ -89,6 +100,8 @@ def _opened(run: Holder, labels: int | None, spread: Spread | None) -> Loaded:
     demand_tokenizer(plan, tokenizer)
     entry = plan.model
     adapted.demand_sense(settings, entry.hf is None, run.group.world)
+    if settings.compile:
+        compiled.demand_sense(settings.adapter, device)
     if entry.hf is None:
         if labels is not None:
             raise PtwError(

@@ -81,11 +81,13 @@ def work(
 
 def _demand_dealt(plan: Plan, group: Group) -> None:
     """Behind torchrun there may be another number of workers than the cluster has."""
-    together = plan.cluster.tensor * plan.cluster.replicas
+    cluster = plan.cluster
+    key = "experts" if cluster.experts > 1 else "tensor"
+    together = getattr(cluster, key) * cluster.replicas
     if group.world % together:
         raise PtwError(
-            f"cluster {plan.cluster.name}: {group.world} workers are no multiple of tensor = "
-            f"{plan.cluster.tensor} times replicas = {plan.cluster.replicas}; start {together} or a multiple"
+            f"cluster {cluster.name}: {group.world} workers are no multiple of {key} = "
+            f"{getattr(cluster, key)} times replicas = {cluster.replicas}; start {together} or a multiple"
         )
 
 

@@ -180,13 +180,19 @@ def formats_of(document: Document, name: str) -> dict[str, object]:
 
 def dealing_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
     """Workers are dealt to copies of the model, and in a copy to groups that compute a batch together."""
-    workers, replicas, tensor = (entry.get(key, 1) for key in ("workers", "replicas", "tensor"))
-    if not all(type(count) is int and count > 0 for count in (workers, replicas, tensor)):
+    counts = [entry.get(key, 1) for key in ("workers", "replicas", "tensor", "experts")]
+    if not all(type(count) is int and count > 0 for count in counts):
         return  # the schema has told of it
-    together = replicas * tensor
+    workers, replicas, tensor, experts = counts
+    if tensor > 1 and experts > 1:
+        message = f"beside tensor = {tensor}: experts are dealt to workers with a batch of their own"
+        yield document.problem(("clusters", name, "experts"), experts, message, "set one of the two to 1")
+        return
+    key, neighbours = ("experts", experts) if experts > 1 else ("tensor", tensor)
+    together = replicas * neighbours
     if workers % together:
-        message = f"no multiple of tensor = {tensor} times replicas = {replicas}"
-        hint = f"set workers to {together * -(-workers // together)}, or lower tensor or replicas"
+        message = f"no multiple of {key} = {neighbours} times replicas = {replicas}"
+        hint = f"set workers to {together * -(-workers // together)}, or lower {key} or replicas"
         yield document.problem(("clusters", name, "workers"), workers, message, hint)
 
 

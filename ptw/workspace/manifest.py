@@ -64,6 +64,7 @@ class ClusterEntry:
     gpus_per_worker: float = 0
     replicas: int = 1  # copies of the model; the workers of a copy hold it between them
     tensor: int = 1  # workers that compute one batch together, each with some of the heads
+    experts: int = 1  # workers that hold a block's experts between them, and send each other tokens
     recompute: bool = False
     storage: str | None = None  # where a job's runs are seen from here
     folder: str | None = None  # where they lie on the cluster

@@ -50,10 +50,7 @@ def test_neighbours_that_deal_heads_give_the_curve_of_one(tmp_path: Path, alone:
     measured = [[line for line in lines_of(f) if line["kind"] == "eval"] for f in (folder, alone.folder)]
     assert [sorted(line) for line in measured[0]] == [sorted(line) for line in measured[1]]
     assert measured[0][-1]["validation_ndcg@10"] == pytest.approx(measured[1][-1]["validation_ndcg@10"])
-    ours = open_named(read(root), folder.name).loaded.module
-    theirs = open_named(read(alone.folder.parents[1]), alone.name).loaded.module
-    for (name, our), their in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(our, their, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    demand_near(folder, alone.folder)
 
 
 def lines_of(folder: Path) -> list[dict[str, object]]:
@@ -62,15 +59,16 @@ def lines_of(folder: Path) -> list[dict[str, object]]:
     return lines.read(folder / record.METRICS)[0]
 
 
-def test_a_checkpoint_goes_from_one_to_dealt_heads_and_back_to_the_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dealt", ["tensor", "experts"])
+def test_a_checkpoint_goes_from_one_to_two_and_back_to_the_bit(tmp_path: Path, dealt: str) -> None:
     module, optimizer = across.opened(ALONE, seed=1)
-    across.train(module, optimizer, 2)
+    across.train(module, optimizer, 2, ALONE)
     folder = checkpoint.save(tmp_path, 1, checkpoint.contents(module, optimizer), {}, ALONE)
     mine = across.contents(module, optimizer)
-    side_by_side.run("tests.train.across", folder, tmp_path / "two", world=2)
+    side_by_side.run("tests.train.across", folder, tmp_path / "two", dealt, world=2)
     theirs = torch.load(tmp_path / "two" / "found.pt", weights_only=True)
     demand_same(theirs["loaded"], mine)
-    expected = across.train(module, optimizer, 3)
+    expected = across.train(module, optimizer, 3, ALONE)
     assert theirs["losses"].tolist() == pytest.approx(expected, rel=1e-6)
     back, back_optimizer = across.opened(ALONE, seed=9)
     checkpoint.load(checkpoint.complete(tmp_path / "two")[0], back, back_optimizer)
@@ -105,6 +103,50 @@ def test_a_number_of_workers_that_the_plan_does_not_divide_is_refused(tmp_path: 
     plan = planned(workspace(tmp_path / "ws", "tensor = 2"), "next-on-two")
     with pytest.raises(PtwError, match="1 workers are no multiple of tensor = 2 times replicas = 1"):
         trained(plan)
+    plan = planned(workspace(tmp_path / "sparse", "experts = 2"), "next-on-two")
+    with pytest.raises(PtwError, match="1 workers are no multiple of experts = 2 times replicas = 1"):
+        trained(plan)
+
+
+EXPERTS = (
+    '"qwen3_moe"\nmoe_intermediate_size = 24\nnum_experts = 8\nnum_experts_per_tok = 2\nhead_dim = 8\n'
+    "norm_topk_prob = true"
+)
+
+
+@pytest.mark.slow
+def test_workers_that_share_experts_give_the_curve_and_the_model_of_one(tmp_path: Path) -> None:
+    """Blocks computed again send their tokens again; each pass has rows of its own, the last one few."""
+    sparse = {'"llama"': EXPERTS, "rows = 4": "rows = 5\nrows_at_once = 2"}
+    one = trained(planned(workspace(tmp_path / "one", **sparse), "next", steps=12))
+    plan = planned(
+        workspace(tmp_path / "two", "experts = 2", "recompute = true", **sparse), "next-on-two", steps=12
+    )
+    for done in together(plan, 2):
+        assert done.returncode == 0, done.stderr
+    folder = plan.run_folder()
+    assert losses_of(folder) == pytest.approx(losses_of(one.folder), rel=1e-6)
+    norms = [[line["gradient_norm"] for line in steps_of(f)] for f in (folder, one.folder)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+    demand_near(folder, one.folder)
+
+
+@pytest.mark.slow
+def test_in_bf16_tokens_go_to_their_experts_too(tmp_path: Path) -> None:
+    sparse = {'"llama"': EXPERTS}
+    one = trained(planned(workspace(tmp_path / "one", **sparse), "next", steps=12, precision="bf16"))
+    root = workspace(tmp_path / "two", "experts = 2", **sparse)
+    plan = planned(root, "next-on-two", steps=12, precision="bf16")
+    for done in together(plan, 2):
+        assert done.returncode == 0, done.stderr
+    assert losses_of(plan.run_folder()) == pytest.approx(losses_of(one.folder), rel=0.02)
+
+
+def demand_near(ours: Path, theirs: Path) -> None:
+    """The models that two runs published."""
+    opened = [open_named(read(folder.parents[1]), folder.name).loaded.module for folder in (ours, theirs)]
+    for (name, our), their in zip(opened[0].named_parameters(), opened[1].parameters(), strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_blocks_computed_again_give_the_same_bits(tmp_path: Path, alone: record.RunRecord) -> None:

@@ -175,6 +175,13 @@ MISTAKES = [
     ("workers = 2", "workers = 6\ntensor = 4", "clusters.gpus.workers", "set workers to 8, or lower tensor"),
     ("workers = 2", "workers = 2\nreplicas = 4", "clusters.gpus.workers", "set workers to 4"),
     ("workers = 2", "workers = 2\ntensor = 0", "clusters.gpus.tensor", "the least is 1"),
+    (
+        "workers = 2",
+        "workers = 6\nexperts = 4",
+        "clusters.gpus.workers",
+        "to 8, or lower experts or replicas",
+    ),
+    ("workers = 2", "workers = 4\ntensor = 2\nexperts = 2", "clusters.gpus.experts", "one of the two to 1"),
     ("workers = 2", 'workers = 2\nrecompute = "yes"', "clusters.gpus.recompute", "true or false"),
     ("gpus_per_worker = 0.5", "gpus_per_worker = nan", "clusters.gpus.gpus_per_worker", "a finite number"),
     ('recipe = "own"', 'recipe = "onw"', "recipes.first.recipe", "did you mean 'own'?"),
