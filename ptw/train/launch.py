@@ -21,7 +21,7 @@ from ptw.track.follow import tracked
 from ptw.train import worker
 from ptw.train.connect import last_line, ray_for, threads_of, told_of_room
 from ptw.train.facts import digests_of, facts_of
-from ptw.train.plan import Plan, differences, resolve
+from ptw.train.plan import Plan, differences, gone_on, resolve
 from ptw.train.progress import watching
 from ptw.workspace.manifest import Workspace
 
@@ -100,8 +100,7 @@ def _resumed(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) ->
             + "\n  ".join(changed)
             + "\nput it back, or start a new run without --resume"
         )
-    plan = dataclasses.replace(old, root=new.root, file=new.file, cluster=new.cluster, tracking=new.tracking)
-    return dataclasses.replace(found, plan=plan.as_json())
+    return dataclasses.replace(found, plan=gone_on(old, new).as_json())
 
 
 def _on_ray(plan: Plan) -> None:

@@ -17,6 +17,7 @@ LOCAL = ClusterEntry("local")
 # what may differ when a run goes on: where it trains changes no number but by rounding, and the recipe's
 # content is held by its digest, wherever the file lies
 FREE = (*CIRCUMSTANCES, "cluster")
+FREE_SETTINGS = ("keep_checkpoints", "keep_checkpoint_every")  # which stay on the disk
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,25 @@ def describe(plan: Plan) -> str:
 def differences(old: Plan, new: Plan) -> list[str]:
     """`key: old -> new` for all that a resumed run may not change."""
     before, after = (flat({k: v for k, v in p.as_json().items() if k not in FREE}) for p in (old, new))
-    keys = sorted(before.keys() | after.keys())
+    keys = sorted((before.keys() | after.keys()) - {f"settings.{name}" for name in FREE_SETTINGS})
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in keys
         if before.get(key) != after.get(key)
     ]
+
+
+def gone_on(old: Plan, new: Plan) -> Plan:
+    """The plan of a run that goes on: as it began, but for what is free."""
+    freed = {name: value for name, value in new.settings.items() if name in FREE_SETTINGS}
+    return dataclasses.replace(
+        old,
+        root=new.root,
+        file=new.file,
+        cluster=new.cluster,
+        tracking=new.tracking,
+        settings={**old.settings, **freed},
+    )
 
 
 def _settings(file: Path, given: Mapping[str, object], overrides: Mapping[str, str]) -> dict[str, object]:

@@ -239,6 +239,13 @@ def test_a_changed_file_is_said_on_resume(root: Path) -> None:
     assert record.read(found.folder).state == "running"
 
 
+def test_a_run_may_go_on_with_fewer_checkpoints_kept(root: Path) -> None:
+    """As one must whose disk is full; which stay changes no number."""
+    launch._new(read(root), "next", {"keep_checkpoints": "9"})
+    found = launch.begun(read(root), "next", {"keep_checkpoints": "1"}, resume=True)
+    assert found.settings["keep_checkpoints"] == 1
+
+
 def test_nothing_to_resume_is_said(root: Path) -> None:
     with pytest.raises(PtwError, match="it has no run; start one without --resume"):
         launch.train(read(root), "next", {}, resume=True)
