@@ -7,7 +7,6 @@ up to one of a few numbers, so that kernels are found again.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache as once
 from typing import Any
@@ -90,10 +89,9 @@ class Groups:
         if out_RD.dtype != weight_TK.dtype:  # under autocast some of what gives the weights is in fp32
             wide = torch.promote_types(out_RD.dtype, weight_TK.dtype)
             out_RD, weight_TK = out_RD.to(wide), weight_TK.to(wide)
-        as_given = (
-            torch.autocast(out_RD.device.type, enabled=False) if _is_autocast(out_RD) else nullcontext()
-        )
-        with _products.inside(), as_given:  # element by element, whatever computes it
+        kind = "cpu" if out_RD.is_meta else out_RD.device.type
+        # element by element, whatever computes it
+        with _products.inside(), torch.autocast(kind, enabled=False):
             summed: Tensor = _WeightedSum.apply(out_RD, weight_TK, self.token_R, self.row_TK)
         return summed
 
