@@ -30,10 +30,12 @@ NAMES = {  # what may be imported; of ptw what its modules define themselves
     "typing": "Any Final Literal NamedTuple Protocol Self TypeAlias TypeVar cast",
 }
 FOREIGN = {
+    "checkpoint",
     "dataclasses",
     "once",
     "once_differentiable",
     "re",
+    "replace",
     *MODULES,
 }  # stand in modules of ptw, and are not its own
 ALLOWED = {  # of modules and objects: attributes that may be used
