@@ -68,6 +68,7 @@ def test_the_model_at_a_step_is_what_would_have_been_saved(found: record.RunReco
     assert same_files(last, found.folder / "model")
 
 
+@pytest.mark.slow
 def test_it_is_so_where_two_workers_dealt_the_heads(tmp_path: Path) -> None:
     root = saving(make_workspace(tmp_path / "ws", tied=False))
     toml = root / "workspace.toml"

@@ -123,6 +123,7 @@ def test_beneath_an_adapter_the_scores_are_learnt_too(root: Path) -> None:
     AutoModelForSequenceClassification.from_pretrained(found.folder / record.MODEL)
 
 
+@pytest.mark.slow
 def test_two_workers_score_as_one_does(root: Path) -> None:
     one = steps_of(trained(planned(with_data(root.parent / "other"), "prefer", steps=4)).folder)
     plan = planned(root, "prefer", steps=4)
