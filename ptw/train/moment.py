@@ -110,7 +110,7 @@ def _opened(workspace: Workspace, found: record.RunRecord, folder: Path) -> Mome
         device = here.device if settings.adapter == "qlora" else torch.device("cpu")
     moment = Moment(plan, settings, _alone(device), open_tokenizer(plan.workspace(), plan.tokenizer.name))
     try:
-        moment.loaded, _ = weights.open_for_training(moment, checkpoint.state_of(folder)["scores"])
+        moment.loaded, _ = weights.open_for_training(moment, checkpoint.state_of(folder).get("scores"))
         checkpoint.load(folder, moment.loaded.module, None)
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
         raise PtwError(f"{folder}: does not fit the model of the run: {checkpoint.reason(error)}") from error
