@@ -102,6 +102,7 @@ def test_two_processes_compute_every_port_as_one_or_refuse_it(tmp_path: Path) ->
             demand_equal(name, said, held=1.0 if name == "copies" else 0.95)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_experts_of_every_port_that_has_some(tmp_path: Path) -> None:
     cases = {name: {"config": config_of(name), "experts": 2} for name in SPARSE}
     one_expert = config_of("qwen3_moe", num_experts_per_tok=1)

@@ -180,6 +180,7 @@ def test_a_checkpoint_holds_what_learns_and_a_stopped_run_goes_on_bit_for_bit(
     assert tensors == {f"model.{name}" for name in names} | moments
 
 
+@pytest.mark.slow
 def test_two_workers_train_the_adapter_that_one_trains(base: Path) -> None:
     """rows = 3 leaves the second worker without a row in each step's second half."""
     root = base

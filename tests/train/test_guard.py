@@ -104,6 +104,7 @@ def test_a_run_that_leaves_out_all_its_steps_ends(root: Path) -> None:
     assert len(faults_of(plan.run_folder())) == guard.MOST_IN_A_ROW + 1
 
 
+@pytest.mark.slow
 def test_workers_leave_a_step_out_together(root: Path, undisturbed: Path) -> None:
     """Only the second worker's own loss is no number."""
     when = f"run.group.rank == 1 and batch.step.digest == '{digest_at(undisturbed, 3)}'"
