@@ -11,6 +11,7 @@ NAMES = (
     "step_vs_hf",
     "stories_sft",
     "lora_sft",
+    "preferences",
     "head_loss",
     "mix",
     "streaming",

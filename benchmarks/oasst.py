@@ -1,7 +1,7 @@
 """How do the conversation trees of oasst become chats, and the ranks of their answers preferences?"""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,28 +12,32 @@ ROLES = {"prompter": "user", "assistant": "assistant"}
 def write_chats(source: Path, train: Path, held_out: Path, every: int = 10) -> tuple[int, int]:
     """Writes one chat for each path from the root to a last answer; every n-th tree is held out, whole.
 
-    Returns how many chats were written to each. Trees are kept whole, for their chats share messages.
+    Returns how many were written to each. Trees are kept whole, for their chats share messages.
     """
-    counts = {train: 0, held_out: 0}
-    trees = (source / "en_100_tree.jsonl").read_text(encoding="utf-8").splitlines()
-    with train.open("w", encoding="utf-8") as to_train, held_out.open("w", encoding="utf-8") as to_hold:
-        for number, line in enumerate(trees):
-            path, file = (held_out, to_hold) if number % every == 0 else (train, to_train)
-            for messages in chats(json.loads(line)["prompt"], []):
-                file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
-                counts[path] += 1
-    return counts[train], counts[held_out]
+    return _write(
+        lambda root: ({"messages": chat} for chat in chats(root, [])), source, train, held_out, every
+    )
 
 
 def write_pairs(source: Path, train: Path, held_out: Path, every: int = 10) -> tuple[int, int]:
     """Writes a preference for each two ranked answers to one message; trees as of `write_chats`."""
+    return _write(lambda root: pairs(root, []), source, train, held_out, every)
+
+
+def _write(
+    rows_of: Callable[[dict[str, Any]], Iterable[dict[str, Any]]],
+    source: Path,
+    train: Path,
+    held_out: Path,
+    every: int,
+) -> tuple[int, int]:
     counts = {train: 0, held_out: 0}
     trees = (source / "en_100_tree.jsonl").read_text(encoding="utf-8").splitlines()
     with train.open("w", encoding="utf-8") as to_train, held_out.open("w", encoding="utf-8") as to_hold:
         for number, line in enumerate(trees):
             path, file = (held_out, to_hold) if number % every == 0 else (train, to_train)
-            for pair in pairs(json.loads(line)["prompt"], []):
-                file.write(json.dumps(pair, ensure_ascii=False) + "\n")
+            for row in rows_of(json.loads(line)["prompt"]):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 counts[path] += 1
     return counts[train], counts[held_out]
 

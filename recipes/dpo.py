@@ -29,7 +29,9 @@ class Settings(TrainingSettings):
     def demand_sense(self) -> None:
         super().demand_sense()
         demand.above_zero(beta=self.beta)
+        demand.not_negative(margin=self.margin)
         demand.part(label_smoothing=self.label_smoothing)
+        demand.only_with("loss", "dpo", self.loss, label_smoothing=self.label_smoothing)
 
 
 def train(run: Run, settings: Settings) -> None:

@@ -26,6 +26,7 @@ class Settings(TrainingSettings):
         super().demand_sense()
         demand.positive(levels=1 if self.levels is None else self.levels)
         demand.not_negative(center=self.center)
+        demand.only_with("levels", None, self.levels, center=self.center)
 
 
 def train(run: Run, settings: Settings) -> None:

@@ -30,6 +30,16 @@ def part(**values: float) -> None:
             raise PtwError(f"settings: {key} = {value}: it must be 0 or more, and less than 1")
 
 
+def only_with(key: str, needed: object, found: object, **values: float) -> None:
+    """Where `key` is not what they need, these must stay 0: a setting without an effect misleads."""
+    for name, value in values.items():
+        if value and found != needed:
+            raise PtwError(
+                f"settings: {name} = {value}: it has an effect with {key} = {needed} only, "
+                f"and {key} is {found}; set {name} = 0"
+            )
+
+
 def format_of_data(plan: Plan, format: str, setting: str) -> None:
     """What this setting makes of a recipe reads only datasets of one format."""
     for entry in {plan.dataset, plan.eval_dataset} - {None}:

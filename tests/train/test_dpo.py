@@ -187,7 +187,8 @@ def test_two_workers_prefer_as_one_does(root: Path) -> None:
 
 
 def test_what_cannot_be_is_refused_before_anything_is_loaded(root: Path) -> None:
-    for wrong in ({"beta": 0}, {"label_smoothing": 1.5}):
+    without_effect = {"label_smoothing": 0.1, "loss": "ipo"}
+    for wrong in ({"beta": 0}, {"label_smoothing": 1.5}, {"margin": -1}, without_effect):
         with pytest.raises(PtwError, match=f"settings: {next(iter(wrong))} = "):
             trained(planned(root, "prefer", **wrong))
     declared = (root / "workspace.toml").read_text()

@@ -143,6 +143,8 @@ def test_ratings_that_are_no_levels_and_data_that_do_not_fit_are_refused(root: P
         trained(planned(root, "prefer", levels=3))
     with pytest.raises(PtwError, match=r"data/rated\.jsonl:\d+: rating 2: with levels = 2 it must be"):
         trained(planned(root, "rate", levels=2))
+    with pytest.raises(PtwError, match=r"center = 0\.1: it has an effect with levels = None only"):
+        trained(planned(root, "rate", center=0.1))
     (root / "data" / "rated.jsonl").write_text('{"messages": [{"role": "user", "content": "a"}]}\n')
     with pytest.raises(PtwError, match=r"data/rated\.jsonl:1: a rated row needs `rating`, a number"):
         trained(planned(root, "rate"))
