@@ -14,7 +14,7 @@ from ptw.nn.layout import Layout
 Logits = Callable[[list[list[int]]], Tensor]  # the new tokens of each sequence -> (B, V) of its last one
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
@@ -23,11 +23,13 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     allowed_ids: Collection[int] | None = None,
+    agreed: Callable[[bool], bool] = bool,
 ) -> list[list[int]]:
     """New tokens of each prompt, uneven prompts in one batch; a stop token ends a sequence and is kept.
 
     temperature 0 takes the most likely token, else softmax(logits / temperature) is drawn from, by `seed`.
-    Only ids of the vocabulary (or `allowed_ids`) are ever drawn, never the padded rows of the head.
+    Only ids of the vocabulary (or `allowed_ids`) are ever drawn, never the padded rows of the head. `agreed`:
+    whether to go on, of whether any sequence here does: for workers that hold a model between them.
     """
     assert all(prompts), "every prompt needs a token"
     logits_of = _cached(model) if getattr(model, "has_cache", True) else _recomputed(model)
@@ -41,7 +43,7 @@ def generate(
             if going[sequence]:
                 drawn[sequence].append(token)
                 going[sequence] = token not in stop_ids
-        if not any(going):
+        if not agreed(any(going)):
             break
         fresh = [[token] for token in tokens]
     return drawn

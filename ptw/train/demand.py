@@ -30,6 +30,18 @@ def part(**values: float) -> None:
             raise PtwError(f"settings: {key} = {value}: it must be 0 or more, and less than 1")
 
 
+def inside(**values: float) -> None:
+    for key, value in values.items():
+        if not 0 < value < 1:
+            raise PtwError(f"settings: {key} = {value}: it must be more than 0, and less than 1")
+
+
+def share(**values: float) -> None:
+    for key, value in values.items():
+        if not 0 <= value <= 1:
+            raise PtwError(f"settings: {key} = {value}: it must be from 0 to 1")
+
+
 def only_with(key: str, needed: object, found: object, **values: float) -> None:
     """Where `key` is not what they need, these must stay 0: a setting without an effect misleads."""
     for name, value in values.items():

@@ -54,7 +54,8 @@ def digests_of(plan: Plan) -> dict[str, str]:
     parts = [share.dataset for entry in plan.datasets.values() for share in entry.parts]
     datasets = {f"dataset {part.name}": digest(plan.root, part.source) for part in parts}
     recipe = hashlib.sha256(plan.file.read_bytes()).hexdigest()
-    return {**datasets, f"recipe {plan.file.stem}": recipe, **_model_digest(plan.root, plan.model)}
+    models = {name: value for entry in plan.models for name, value in _model_digest(plan.root, entry).items()}
+    return {**datasets, f"recipe {plan.file.stem}": recipe, **models}
 
 
 def _model_digest(root: Path, entry: ModelEntry) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from ptw.evals.rows import Forward
@@ -32,3 +33,10 @@ def learn(run: Run, model: nn.Module, judge: Judge) -> None:
 def measure(run: Run, model: nn.Module, judge: Judge) -> None:
     if run.holds_out:
         run.log(**run.held_out_means(model, judge))
+
+
+def of_documents(values_BT: Tensor, batch: Rows) -> Tensor:
+    """(K,) sums over the tokens of each document of the batch's samples, in their order."""
+    sums = batch.layout.summed(values_BT)
+    counts = [len(row.lengths) if row.samples else 0 for row in batch.rows]
+    return torch.cat([sums[at, :count] for at, count in enumerate(counts)])

@@ -36,10 +36,16 @@ class Plan:
     settings: Mapping[str, object]  # every field of the recipe's Settings
     overrides: Mapping[str, str]
     folder: Path | None = None  # of the run, once it has one
+    roles: Mapping[str, ModelEntry] = field(default_factory=dict)  # the other models that the recipe asks for
     threads: int | None = None  # a worker's; None leaves it to torch
     launch: str = ""  # which launch of the run this is, where workers may be started again
     host: str = ""  # where its driver is
     tracking: Mapping[str, str | bool] = field(default_factory=dict)
+
+    @property
+    def models(self) -> list[ModelEntry]:
+        """All of them, the one that learns first."""
+        return [self.model, *self.roles.values()]
 
     def workspace(self) -> Workspace:
         """The part of the workspace that this plan speaks of."""
@@ -71,6 +77,7 @@ class Plan:
                 "file": Path(values["file"]),
                 "folder": None if values["folder"] is None else Path(values["folder"]),
                 "model": ModelEntry(**values["model"]),
+                "roles": {role: ModelEntry(**entry) for role, entry in values.get("roles", {}).items()},
                 "tokenizer": TokenizerEntry(**values["tokenizer"]),
                 "cluster": ClusterEntry(**values["cluster"]),
                 "datasets": datasets,
@@ -92,6 +99,7 @@ def resolve(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> 
         recipe=recipe,
         file=file,
         model=workspace.models[entry.model],
+        roles={role: workspace.models[name] for role, name in entry.roles.items()},
         tokenizer=tokenizer,
         dataset=entry.dataset,
         eval_dataset=entry.eval_dataset,
@@ -118,6 +126,7 @@ def describe(plan: Plan) -> str:
     rows = [
         ("recipe", f"{plan.recipe} ({plan.file})"),
         ("model", _entry(plan.model)),
+        *((role, _entry(model)) for role, model in plan.roles.items()),
         ("tokenizer", _entry(plan.tokenizer)),
         *_described("dataset", plan.datasets[plan.dataset]),
         *(row for key, name in held_out for row in _described(key, plan.datasets[name])),

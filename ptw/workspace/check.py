@@ -1,27 +1,19 @@
 """Is the whole of workspace.toml right? First what the schema says, then what no schema can say."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from ptw.errors import PtwError
 from ptw.workspace import places, rooms
 from ptw.workspace.document import FILE, Document, read_document
+from ptw.workspace.entries import Entry, formats_of, parts_of, tables, text_of, unknown
 from ptw.workspace.problem import Problem, hint_of
+from ptw.workspace.recipe_check import recipe_problems
 from ptw.workspace.schema import violations
 
-Entry = dict[str, Any]
 SECTIONS = ("models", "tokenizers", "datasets", "clusters", "recipes")
 ROWS_KEYS = ("source", "format", "leave_out", "too_long")  # of a dataset that has rows of its own
-REFERENCES = {
-    "model": "models",
-    "tokenizer": "tokenizers",
-    "dataset": "datasets",
-    "eval_dataset": "datasets",
-    "cluster": "clusters",
-}
 
 
 @dataclass(frozen=True)
@@ -59,19 +51,6 @@ def document_problems(document: Document) -> list[Problem]:
         for name, entry in tables(document, section).items():
             found += check(document, name, entry)
     return sorted(dict.fromkeys(found), key=lambda problem: (problem.line, problem.key))
-
-
-def tables(document: Document, section: str) -> dict[str, Entry]:
-    """The entries of a section that are tables at all; the schema has told of the others."""
-    entries = document.values.get(section)
-    if not isinstance(entries, dict):
-        return {}
-    return {name: entry for name, entry in entries.items() if isinstance(entry, dict)}
-
-
-def text_of(entry: Mapping[str, Any], key: str) -> str | None:
-    value = entry.get(key)
-    return value if isinstance(value, str) and value else None
 
 
 def model_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
@@ -164,20 +143,6 @@ def mix_problems(document: Document, name: str, entry: Entry) -> Iterator[Proble
             yield document.problem(where, weight, f"{part} is a mix itself", f"name its parts: {inner}")
 
 
-def parts_of(entry: Entry) -> Entry:
-    """The parts of a mix with their weights; none where it is no mix."""
-    mix = entry.get("mix")
-    return mix if isinstance(mix, dict) else {}
-
-
-def formats_of(document: Document, name: str) -> dict[str, object]:
-    """The format of a dataset, or of each part of a mix, by name."""
-    datasets = tables(document, "datasets")
-    entry = datasets.get(name, {})
-    names = list(parts_of(entry)) if "mix" in entry else [name]
-    return {part: datasets[part].get("format") for part in names if part in datasets}
-
-
 def dealing_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
     """Workers are dealt to copies of the model, and in a copy to groups that compute a batch together."""
     counts = [entry.get(key, 1) for key in ("workers", "replicas", "tensor", "experts")]
@@ -219,81 +184,3 @@ def jobs_problems(document: Document, name: str, entry: Entry) -> Iterator[Probl
 def cluster_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
     yield from dealing_problems(document, name, entry)
     yield from jobs_problems(document, name, entry)
-
-
-def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
-    path = ("recipes", name)
-    for key, section in REFERENCES.items():
-        target = text_of(entry, key)
-        if target is not None and target not in tables(document, section):
-            yield unknown(document, (*path, key), target, section)
-    yield from format_problems(document, path, entry)
-    recipe = text_of(entry, "recipe")
-    if recipe is None:
-        return
-    recipes = rooms.files(document.root, "recipes")
-    if recipe not in recipes:
-        hint = hint_of(recipe, list(recipes), "recipes")
-        yield document.problem((*path, "recipe"), recipe, "there is no such file in recipes/", hint)
-        return
-    try:
-        fields, formats = rooms.settings_fields(recipes[recipe]), rooms.formats(recipes[recipe])
-    except PtwError as error:
-        yield document.problem((*path, "recipe"), recipe, "its Settings cannot be read", str(error))
-        return
-    for key in ("dataset", "eval_dataset"):
-        yield from food_problems(document, (*path, key), text_of(entry, key) or "", recipe, formats)
-    settings = entry.get("settings", {})
-    if isinstance(settings, dict):
-        yield from setting_problems(document, path, recipe, fields, settings)
-
-
-def food_problems(
-    document: Document, path: tuple[str, ...], name: str, recipe: str, formats: tuple[str, ...]
-) -> Iterator[Problem]:
-    """A recipe says in FORMATS what it learns from; one that doesn't takes all."""
-    for part, form in formats_of(document, name).items():
-        if formats and form is not None and form not in formats:
-            its = "its format" if part == name else f"the format of its part {part}"
-            message = f"{its} is {form}, and recipes/{recipe} takes {' or '.join(formats)}"
-            yield document.problem(path, name, message, "name another dataset or recipe")
-
-
-def setting_problems(
-    document: Document,
-    path: tuple[str, ...],
-    recipe: str,
-    fields: Mapping[str, rooms.SettingField],
-    settings: Entry,
-) -> Iterator[Problem]:
-    for key, value in settings.items():
-        where = (*path, "settings", key)
-        if key not in fields:
-            message = f"recipes/{recipe} has no such setting"
-            yield document.problem(where, value, message, hint_of(key, list(fields), "settings"))
-        elif (fault := fields[key].fault(value)) is not None:
-            yield document.problem(where, value, "wrong value", fault)
-    for key, field in fields.items():
-        if field.required and key not in settings:
-            yield document.problem((*path, "settings", key), None, "missing", f"add {key} ({field.type})")
-
-
-def format_problems(document: Document, path: tuple[str, ...], entry: Entry) -> Iterator[Problem]:
-    """A tokenizer of items knows no text, and one learnt from text knows no items."""
-    tokenizer = tables(document, "tokenizers").get(text_of(entry, "tokenizer") or "", {})
-    for key in ("dataset", "eval_dataset"):
-        name = text_of(entry, key) or ""
-        for part, form in formats_of(document, name).items():
-            its = "its format" if part == name else f"the format of its part {part}"
-            if "items" in tokenizer and form not in ("event", None):
-                message = f"{its} is {form}, and the tokenizer {entry['tokenizer']} knows only items"
-                hint = "name a dataset of events, or another tokenizer"
-                yield document.problem((*path, key), name, message, hint)
-            if "learn_from" in tokenizer and form == "event":
-                message = f"{its} is event, and the tokenizer {entry['tokenizer']} is learnt from text"
-                yield document.problem((*path, key), name, message, "name a tokenizer with `items`")
-
-
-def unknown(document: Document, path: tuple[str, ...], name: str, section: str) -> Problem:
-    known = list(tables(document, section))
-    return document.problem(path, name, f"there is no [{section}.{name}]", hint_of(name, known, section))

@@ -84,6 +84,7 @@ class RecipeEntry:
     dataset: str
     eval_dataset: str | None = None
     cluster: str | None = None
+    roles: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
 
 

@@ -83,8 +83,18 @@ def files(root: Path | None, room: str) -> dict[str, Path]:
 
 def formats(path: Path) -> tuple[str, ...]:
     """The formats of datasets that a recipe takes, of its FORMATS; without them none is refused."""
+    return words_of(path, "FORMATS")
+
+
+def roles(path: Path) -> tuple[str, ...]:
+    """The models that a recipe asks for beside the one that learns, of its ROLES."""
+    return words_of(path, "ROLES")
+
+
+def words_of(path: Path, name: str) -> tuple[str, ...]:
+    """What the file assigns to this name, without importing it."""
     for node in parsed(path).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FORMATS":
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return tuple(literal(path, node.value, tuple_of=True))
     return ()
 

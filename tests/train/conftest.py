@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +142,17 @@ def make_workspace(root: Path, *, tied: bool = True, recipe: str = "slow") -> Pa
     (root / "recipes").mkdir()
     texts = [{"text": f"{n} and one is {n + 1}. " * (n + 1)} for n in range(5)]
     items = [{"id": item} for item in items]
-    for name, rows in (("items", items), ("views", views), ("chats", chats), ("texts", texts)):
-        (root / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "recipes" / "slow.py").write_text(SLOW)
-    (root / "workspace.toml").write_text(TOML.format(tied=str(tied).lower(), recipe=recipe))
+    toml = TOML.format(tied=str(tied).lower(), recipe=recipe)
+    return declare(root, toml, items=items, views=views, chats=chats, texts=texts)
+
+
+def declare(root: Path, toml: str, **files: Sequence[Mapping[str, Any]]) -> Path:
+    """The workspace with these tables too, and with these rows in data/."""
+    for name, rows in files.items():
+        (root / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with (root / "workspace.toml").open("a") as file:
+        file.write(toml)
     return root
 
 
@@ -171,6 +178,10 @@ def trained(plan: Plan, stopping: Callable[[], bool] = lambda: False) -> record.
 
 def steps_of(folder: Path) -> list[dict[str, Any]]:
     return [line for line in lines.read(folder / record.METRICS)[0] if line["kind"] == "train"]
+
+
+def measured_of(folder: Path) -> list[dict[str, Any]]:
+    return [line for line in lines.read(folder / record.METRICS)[0] if line["kind"] == "eval"]
 
 
 def curve_of(folder: Path) -> list[tuple[int, float, str]]:

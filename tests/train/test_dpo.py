@@ -1,6 +1,5 @@
 """The losses are the papers', a pair weighs the same however it is packed, and accuracy rises."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,22 @@ from torch.nn.functional import logsigmoid
 
 from ptw.errors import PtwError
 from ptw.evals.rows import forward_of
-from ptw.runs import lines, record
-from ptw.train import pairs
+from ptw.runs import record
+from ptw.train import kept, pairs
 from ptw.train.group import Group
 from ptw.train.run import Run
 from ptw.workspace import rooms
 from ptw.workspace.check import problems
-from tests.train.conftest import curve_of, make_workspace, planned, steps_of, together, trained
+from tests.train.conftest import (
+    curve_of,
+    declare,
+    make_workspace,
+    measured_of,
+    planned,
+    steps_of,
+    together,
+    trained,
+)
 
 ALONE = Group(0, 1, torch.device("cpu"))
 TOML = """
@@ -50,10 +58,7 @@ def root(tmp_path: Path) -> Path:
 def with_pairs(root: Path) -> Path:
     make_workspace(root)
     rows = [{"prompt": f"{n}?", "chosen": str(n + 1), "rejected": "No. " * (1 + n % 3)} for n in range(24)]
-    (root / "data" / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with (root / "workspace.toml").open("a") as file:
-        file.write(TOML)
-    return root
+    return declare(root, TOML, pairs=rows)
 
 
 def begun(root: Path, **overrides: Any) -> tuple[Run, Any]:
@@ -67,7 +72,7 @@ def test_it_begins_at_ln_2_and_learns_to_prefer(root: Path) -> None:
     steps = steps_of(found.folder)
     assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert steps[0]["margin"] == pytest.approx(0, abs=1e-6)
-    measured = [line for line in lines.read(found.folder / record.METRICS)[0] if line["kind"] == "eval"]
+    measured = measured_of(found.folder)
     assert [line["step"] for line in measured] == [0, 6, 12]
     assert measured[-1]["held_out_loss"] < measured[0]["held_out_loss"] - 0.1
     assert measured[-1]["held_out_accuracy"] > 0.9
@@ -143,10 +148,11 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_reference(root: Path) -> N
     plan = planned(root, "prefer")
     folder = plan.run_folder()
     assert trained(plan, lambda: len(steps_of(folder)) == 6).state == "stopped"
-    kept = (folder / pairs.KEPT).read_bytes()
+    (part,) = (folder / kept.FOLDER / pairs.KEPT).glob("*.safetensors")
+    written = part.read_bytes()
     record.change(folder, state="running")
     assert curve_of(trained(plan).folder) == curve_of(undisturbed.folder)
-    assert (folder / pairs.KEPT).read_bytes() == kept
+    assert part.read_bytes() == written
 
 
 def test_beneath_an_adapter_the_reference_is_the_model_without_it(root: Path) -> None:
@@ -160,7 +166,7 @@ def test_beneath_an_adapter_the_reference_is_the_model_without_it(root: Path) ->
     )
     lora = {"adapter": "lora", "lora_rank": 4, "learning_rate": 1e-2}
     found = trained(planned(root, "prefer", **lora))
-    assert not (found.folder / pairs.KEPT).exists()
+    assert not (found.folder / kept.FOLDER).exists()
     steps = steps_of(found.folder)
     assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert steps[-1]["loss"] < 0.6

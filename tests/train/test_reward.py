@@ -1,9 +1,7 @@
 """A reward model prefers what people did, gives levels where they rated, and loads as a classifier."""
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,11 +10,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from ptw.errors import PtwError
 from ptw.evals.answer import answer
 from ptw.evals.evaluate import evaluate
-from ptw.runs import lines, record
+from ptw.runs import record
 from ptw.train.moment import open_at
 from ptw.workspace import rooms
 from ptw.workspace.manifest import read
-from tests.train.conftest import planned, steps_of, together, trained
+from tests.train.conftest import declare, measured_of, planned, steps_of, together, trained
 from tests.train.test_adapted import with_base
 
 TOML = """
@@ -63,20 +61,12 @@ def with_data(root: Path) -> Path:
         }
         for n in range(24)
     ]
-    for name, rows in (("pairs", pairs), ("rated", rated)):
-        (root / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with (root / "workspace.toml").open("a") as file:
-        file.write(TOML)
-    return root
-
-
-def measured(folder: Path) -> list[dict[str, Any]]:
-    return [line for line in lines.read(folder / record.METRICS)[0] if line["kind"] == "eval"]
+    return declare(root, TOML, pairs=pairs, rated=rated)
 
 
 def test_it_learns_to_prefer_and_loads_as_a_classifier(root: Path) -> None:
     found = trained(planned(root, "prefer"))
-    assert measured(found.folder)[-1]["held_out_accuracy"] > 0.9
+    assert measured_of(found.folder)[-1]["held_out_accuracy"] > 0.9
     assert steps_of(found.folder)[-1]["loss"] < math.log(2) / 2
     workspace = read(root)
     opened = open_at(workspace, f"{found.name}@10")
@@ -99,7 +89,7 @@ def test_it_learns_to_prefer_and_loads_as_a_classifier(root: Path) -> None:
 
 def test_it_learns_levels(root: Path) -> None:
     found = trained(planned(root, "rate"))
-    before, after = measured(found.folder)[0], measured(found.folder)[-1]
+    before, after = measured_of(found.folder)[0], measured_of(found.folder)[-1]
     assert after["held_out_accuracy"] > 0.9 > before["held_out_accuracy"]
     assert after["held_out_level_error"] < before["held_out_level_error"] / 2
     assert AutoModelForSequenceClassification.from_pretrained(found.folder / "model").config.num_labels == 3
@@ -117,7 +107,7 @@ def test_it_goes_on_from_a_reward_model(root: Path) -> None:
 
 def test_beneath_an_adapter_the_scores_are_learnt_too(root: Path) -> None:
     found = trained(planned(root, "prefer", adapter="lora", lora_rank=4, learning_rate=1e-2))
-    assert measured(found.folder)[-1]["held_out_accuracy"] > 0.9
+    assert measured_of(found.folder)[-1]["held_out_accuracy"] > 0.9
     assert not (found.folder / record.ADAPTER).exists()
     assert "no adapter/ is written" in (found.folder / record.EVENTS).read_text()
     AutoModelForSequenceClassification.from_pretrained(found.folder / record.MODEL)

@@ -64,7 +64,7 @@ def _needed(plan: Plan) -> Iterator[str]:
     """Also where git ignores it: data and checkpoints often lie so."""
     entries = [
         (f"tokenizers.{plan.tokenizer.name}", plan.tokenizer.hf),
-        (f"models.{plan.model.name}", plan.model.hf),
+        *((f"models.{model.name}", model.hf) for model in plan.models),
     ]
     for key, folder in entries:
         if folder is not None and (plan.root / folder).is_dir():

@@ -1,0 +1,111 @@
+"""What is wrong with a recipe of a workspace, before anything is run?"""
+
+from collections.abc import Iterator, Mapping
+
+from ptw.errors import PtwError
+from ptw.workspace import rooms
+from ptw.workspace.document import Document
+from ptw.workspace.entries import Entry, formats_of, tables, text_of, unknown
+from ptw.workspace.problem import Problem, hint_of
+
+REFERENCES = {
+    "model": "models",
+    "tokenizer": "tokenizers",
+    "dataset": "datasets",
+    "eval_dataset": "datasets",
+    "cluster": "clusters",
+}
+
+
+def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
+    path = ("recipes", name)
+    for key, section in REFERENCES.items():
+        target = text_of(entry, key)
+        if target is not None and target not in tables(document, section):
+            yield unknown(document, (*path, key), target, section)
+    yield from format_problems(document, path, entry)
+    recipe = text_of(entry, "recipe")
+    if recipe is None:
+        return
+    recipes = rooms.files(document.root, "recipes")
+    if recipe not in recipes:
+        hint = hint_of(recipe, list(recipes), "recipes")
+        yield document.problem((*path, "recipe"), recipe, "there is no such file in recipes/", hint)
+        return
+    try:
+        fields, formats = rooms.settings_fields(recipes[recipe]), rooms.formats(recipes[recipe])
+        asked = rooms.roles(recipes[recipe])
+    except PtwError as error:
+        yield document.problem((*path, "recipe"), recipe, "its Settings cannot be read", str(error))
+        return
+    for key in ("dataset", "eval_dataset"):
+        yield from food_problems(document, (*path, key), text_of(entry, key) or "", recipe, formats)
+    yield from role_problems(document, path, recipe, asked, entry.get("roles", {}))
+    settings = entry.get("settings", {})
+    if isinstance(settings, dict):
+        yield from setting_problems(document, path, recipe, fields, settings)
+
+
+def food_problems(
+    document: Document, path: tuple[str, ...], name: str, recipe: str, formats: tuple[str, ...]
+) -> Iterator[Problem]:
+    """A recipe says in FORMATS what it learns from; one that doesn't takes all."""
+    for part, form in formats_of(document, name).items():
+        if formats and form is not None and form not in formats:
+            its = "its format" if part == name else f"the format of its part {part}"
+            message = f"{its} is {form}, and recipes/{recipe} takes {' or '.join(formats)}"
+            yield document.problem(path, name, message, "name another dataset or recipe")
+
+
+def role_problems(
+    document: Document, path: tuple[str, ...], recipe: str, asked: tuple[str, ...], given: object
+) -> Iterator[Problem]:
+    """A recipe says in ROLES which other models it asks for: each is given, and no other."""
+    roles = given if isinstance(given, dict) else {}
+    for role, model in roles.items():
+        where = (*path, "roles", role)
+        if role not in asked:
+            message = f"recipes/{recipe} has no such role"
+            hint = hint_of(role, list(asked), "roles") if asked else "remove it"
+            yield document.problem(where, model, message, hint)
+        elif isinstance(model, str) and model not in tables(document, "models"):
+            yield unknown(document, where, model, "models")
+    for role in asked:
+        if role not in roles:
+            hint = f'add roles = {{ {role} = "..." }}, one of [models]'
+            yield document.problem((*path, "roles", role), None, "missing", hint)
+
+
+def setting_problems(
+    document: Document,
+    path: tuple[str, ...],
+    recipe: str,
+    fields: Mapping[str, rooms.SettingField],
+    settings: Entry,
+) -> Iterator[Problem]:
+    for key, value in settings.items():
+        where = (*path, "settings", key)
+        if key not in fields:
+            message = f"recipes/{recipe} has no such setting"
+            yield document.problem(where, value, message, hint_of(key, list(fields), "settings"))
+        elif (fault := fields[key].fault(value)) is not None:
+            yield document.problem(where, value, "wrong value", fault)
+    for key, field in fields.items():
+        if field.required and key not in settings:
+            yield document.problem((*path, "settings", key), None, "missing", f"add {key} ({field.type})")
+
+
+def format_problems(document: Document, path: tuple[str, ...], entry: Entry) -> Iterator[Problem]:
+    """A tokenizer of items knows no text, and one learnt from text knows no items."""
+    tokenizer = tables(document, "tokenizers").get(text_of(entry, "tokenizer") or "", {})
+    for key in ("dataset", "eval_dataset"):
+        name = text_of(entry, key) or ""
+        for part, form in formats_of(document, name).items():
+            its = "its format" if part == name else f"the format of its part {part}"
+            if "items" in tokenizer and form not in ("event", None):
+                message = f"{its} is {form}, and the tokenizer {entry['tokenizer']} knows only items"
+                hint = "name a dataset of events, or another tokenizer"
+                yield document.problem((*path, key), name, message, hint)
+            if "learn_from" in tokenizer and form == "event":
+                message = f"{its} is event, and the tokenizer {entry['tokenizer']} is learnt from text"
+                yield document.problem((*path, key), name, message, "name a tokenizer with `items`")
