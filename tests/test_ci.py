@@ -136,6 +136,7 @@ def test_a_right_port_passes(branch: Callable[[dict[str, str]], Ran]) -> None:
     assert ran.report["change"]["ports"] == ["llama"]
 
 
+@pytest.mark.slow
 def test_a_change_of_what_judges_is_named_and_judges_nothing(branch: Callable[[dict[str, str]], Ran]) -> None:
     text = (ROOT / "models" / "llama.py").read_text()
     ran = branch(

@@ -74,7 +74,11 @@ def test_every_field_and_weight_is_moved_by_a_case_or_shown_inert(family: Family
 
 
 @pytest.mark.parametrize(
-    ("model_type", "name"), [("gpt_neox", "embed_out.weight"), ("mixtral", "experts.0.w1")]
+    ("model_type", "name"),
+    [
+        ("gpt_neox", "embed_out.weight"),
+        pytest.param("mixtral", "experts.0.w1", marks=pytest.mark.slow),
+    ],
 )
 def test_a_checkpoint_stands_there_as_the_hub_has_it(model_type: str, name: str, tmp_path: Path) -> None:
     draw.main(model_type, "practice", 0, tmp_path)
@@ -205,6 +209,7 @@ def test_what_is_kept_in_fp32_is_saved_so_and_bf16_cannot_hold_it() -> None:
         assert middle or (float(bias.min()) < 0 < float(bias.max()))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("exactly")
 def test_the_audit_names_what_no_case_moves() -> None:
     family = hf.config_class("llama")
@@ -288,6 +293,7 @@ def test_changes_reach_below_and_leave_out() -> None:
     assert before["a"] == 1
 
 
+@pytest.mark.slow
 def test_acceptance_draws_afresh_and_from_its_seed_alone(tmp_path: Path) -> None:
     said = []
     for seed in (3, 3, 4):

@@ -91,6 +91,7 @@ def test_a_wrong_port_fails_and_the_report_says_where(workspace: Path, text_of: 
     assert "logits" in failed
 
 
+@pytest.mark.slow
 def test_a_refusal_is_reported_and_is_no_pass_of_the_field(
     workspace: Path, text_of: Callable[[str], str]
 ) -> None:

@@ -29,6 +29,7 @@ def bank() -> dict[str, list[Mutant]]:
     return {port: made(port, file.read_text()) for port, file in PORTS.items()}
 
 
+@pytest.mark.slow  # the mutants of all seven ports
 def test_there_are_enough_and_none_twice(bank: dict[str, list[Mutant]]) -> None:
     mutants = [mutant for found in bank.values() for mutant in found]
     assert len(mutants) >= WANTED
@@ -37,12 +38,14 @@ def test_there_are_enough_and_none_twice(bank: dict[str, list[Mutant]]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_each_parses_and_is_not_the_port(bank: dict[str, list[Mutant]]) -> None:
     for port, found in bank.items():
         own = ast.dump(ast.parse(PORTS[port].read_text()))
         assert all(ast.dump(ast.parse(mutant.text)) != own for mutant in found)
 
 
+@pytest.mark.slow
 def test_every_family_is_drawn_from(bank: dict[str, list[Mutant]]) -> None:
     drawn = Counter(mutant.kind for found in bank.values() for mutant in found)
     assert set(drawn) == set(families())
