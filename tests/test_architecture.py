@@ -31,6 +31,7 @@ ARROWS = {
     "ptw/evals": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs"},
     "ptw/track": {"errors", "runs"},
     "ptw/train": {"errors", "workspace", "files", "tokens", "nn", "ports", "data", "runs", "evals", "track"},
+    "ptw/rl": {"errors", "workspace", "files", "nn", "ports", "data", "evals", "train"},
     "ptw/survey": {"errors", "pages", "workspace", "files", "tokens", "data", "train"},
     "ptw/agent": {"errors", "workspace", "ports", "verify", "runs"},
     "ptw/cli": {
@@ -53,7 +54,8 @@ PLAIN = {"__future__", "collections", "dataclasses", "functools", "itertools", "
 READS_TEXT = {"ast", "builtins", "re", "warnings"}  # a verifier may look at a port's text
 MAY_IMPORT = {
     "models": {"torch", "ptw.errors", "ptw.nn", "ptw.ports.weights"},
-    "recipes": {"torch", "ptw.train"},
+    "recipes": {"torch", "ptw.train", "ptw.rl"},
+    "rewards": {"json", "re"},
     "verifiers": {"torch"},
 }
 
@@ -68,7 +70,8 @@ HEAVY = {
     "wandb": ("ptw/track/wandb.py",),
     "git": ("ptw/agent", "ptw/verify", "ptw/workspace", "ptw/runs"),
     "peft": ("ptw/verify",),
-    "ray": ("ptw/train/launch.py", "ptw/train/connect.py", "ptw/train/jobs/cluster.py"),
+    "ray": ("ptw/rl/engines.py", "ptw/train/launch.py", "ptw/train/connect.py", "ptw/train/jobs/cluster.py"),
+    "vllm": ("ptw/rl/engine.py",),
     "transformers": ("ptw/agent", "ptw/ports", "ptw/tokens", "ptw/verify"),
 }
 
@@ -76,7 +79,7 @@ HEAVY = {
 LIGHT = ("ptw/__init__.py", "ptw/__main__.py", "ptw/errors.py", "ptw/workspace")
 SLOW_TO_IMPORT = {"pandas", "peft", "pyarrow", "ray", "tokenizers", "torch", "transformers"}
 
-CODE = ("ptw", "models", "recipes", "verifiers", "ci", "benchmarks")
+CODE = ("ptw", "models", "recipes", "rewards", "verifiers", "ci", "benchmarks")
 ROOMS = tuple(MAY_IMPORT)
 LINES = {"models": 500}
 LINES_ELSEWHERE = 300

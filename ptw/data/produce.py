@@ -89,7 +89,8 @@ class Producer:
             epoch = self._pool.oldest_epoch
             if epoch is None or (self._ready and self._ready[0].epoch != epoch):
                 return
-            self._ready.append(_ReadyRow(epoch, tuple(self._pool.take(self._source.window))))
+            window = self._source.window if self._source.packs else 0  # the oldest is always taken
+            self._ready.append(_ReadyRow(epoch, tuple(self._pool.take(window))))
 
     def _reopen(self) -> None:
         wanted = {key for _, keys in (*self._state.ready, *self._state.open) for key in keys}

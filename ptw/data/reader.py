@@ -40,6 +40,11 @@ class Source:
     epochs: int | None
     shuffle: bool
 
+    @property
+    def packs(self) -> bool:
+        """Whether samples share rows. Prompts don't: a step takes so many of them, whatever their lengths."""
+        return not all(part.dataset.format == "prompt" for part in self.parts)
+
     @classmethod
     def of(
         cls,

@@ -44,10 +44,11 @@ class Head:
         form = Form(self.cap, label_smoothing, z_loss)
         return linear_cross_entropy(hidden_MD, self.weight_VD, targets_BT[learnt], self.vocabulary, form)
 
-    def log_probs(self, hidden_BTD: Tensor, targets_BT: Tensor) -> Tensor:
+    def log_probs(self, hidden_BTD: Tensor, targets_BT: Tensor, temperature: float = 1.0) -> Tensor:
         """(B, T) log-probabilities of the targets, 0 where they are ignored (-100); in fp32 at least.
 
-        In chunks that the backward pass computes again: the logits never stand in memory whole.
+        Of the softmax of logits / temperature. In chunks that the backward pass computes again: the logits
+        never stand in memory whole.
         """
         learnt = targets_BT != IGNORED
         hidden_MD, targets_M = self._divided(hidden_BTD[learnt]), targets_BT[learnt]
@@ -55,7 +56,7 @@ class Head:
         weight, cap = self.weight_VD[: self.vocabulary], self.cap
         chunks = zip(hidden_MD.split(rows), targets_M.split(rows), strict=True)
         found = [
-            checkpoint(_log_probs, hidden, weight, targets, cap, use_reentrant=False)
+            checkpoint(_log_probs, hidden, weight, targets, cap, temperature, use_reentrant=False)
             for hidden, targets in chunks
         ]
         found_M = torch.cat(found)
@@ -65,11 +66,14 @@ class Head:
         return hidden if self.divisor == 1.0 else hidden / self.divisor
 
 
-def _log_probs(hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, cap: float | None) -> Tensor:
+def _log_probs(
+    hidden_MD: Tensor, weight_VD: Tensor, targets_M: Tensor, cap: float | None, temperature: float
+) -> Tensor:
     logits = functional.linear(hidden_MD, weight_VD)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if cap is not None:
         logits = torch.tanh(logits / cap) * cap
+    logits = logits / temperature
     return logits.gather(-1, targets_M[:, None]).squeeze(-1) - logits.logsumexp(-1)
 
 

@@ -12,6 +12,12 @@ def positive(**values: int) -> None:
             raise PtwError(f"settings: {key} = {value}: it must be 1 or more")
 
 
+def at_least(least: float, **values: float) -> None:
+    for key, value in values.items():
+        if not (math.isfinite(value) and value >= least):
+            raise PtwError(f"settings: {key} = {value}: it must be {least:g} or more")
+
+
 def not_negative(**values: float) -> None:
     for key, value in values.items():
         if not (math.isfinite(value) and value >= 0):

@@ -14,18 +14,23 @@ from ptw.ports.source import resolve
 from ptw.tokens import fingerprint
 from ptw.tokens.tokenizer import load_tokenizer
 from ptw.train.parallel import spreading
+from ptw.workspace.manifest import ModelEntry
 
 if TYPE_CHECKING:
     from ptw.train.run import Run
 
 
 def open_role(run: Run, role: str) -> nn.Module:
-    """The plan's model of this role: frozen, in the run's precision, and spread as the one that learns.
+    """The plan's model of this role, as `open_frozen` has it."""
+    return open_frozen(run, run.plan.roles[role], role)
+
+
+def open_frozen(run: Run, entry: ModelEntry, role: str) -> nn.Module:
+    """A model that does not learn, in the run's precision, and spread as the one that does.
 
     PtwError for one without weights or words, and for one to which the run's ids mean other tokens.
     """
     plan, settings, group = run.plan, run.settings, run.group
-    entry = plan.roles[role]
     who = f"model {entry.name} ({role})"
     if entry.hf is None:
         raise PtwError(f"{who} is a shape, which knows nothing: name a model with hf = ...")

@@ -82,11 +82,12 @@ class Run:
         self._optimizer = adamw(self.loaded.module, settings.learning_rate, settings.weight_decay)
         return self._optimizer
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, then: Callable[[StepRows], StepRows] | None = None) -> Iterator[Batch]:
         """This worker's batches of `steps` steps (None: of `epochs` epochs), from the last checkpoint on.
 
         A step has `rows` rows of `window` tokens over all workers; each worker computes `rows_at_once` of its
-        rows in one pass. Saves a checkpoint every so often, when asked to stop, and at the end.
+        rows in one pass. Saves a checkpoint every so often, when asked to stop, and at the end. `then` makes
+        of the rows that the data has for a step those that are learnt from; all workers make the same.
         """
         settings = self.settings
         weights.demand_window(self.loaded, settings.window)
@@ -102,7 +103,7 @@ class Run:
                 step = self._feed.next_step()
                 if step is None:
                     break
-                yield from self._passes(step)
+                yield from self._passes(step if then is None else then(step))
                 if self._stop_agreed:
                     self._save_checkpoint()
                     self._finish_checkpoint()

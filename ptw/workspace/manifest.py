@@ -66,6 +66,8 @@ class ClusterEntry:
     tensor: int = 1  # workers that compute one batch together, each with some of the heads
     experts: int = 1  # workers that hold a block's experts between them, and send each other tokens
     recompute: bool = False
+    rollouts: int = 1  # engines that draw answers, where a recipe has them drawn
+    gpus_per_rollout: float = 0
     storage: str | None = None  # where a job's runs are seen from here
     folder: str | None = None  # where they lie on the cluster
 

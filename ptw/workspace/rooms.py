@@ -13,7 +13,7 @@ from typing import Any
 import ptw
 from ptw.errors import PtwError
 
-ROOMS = ("models", "recipes", "verifiers")
+ROOMS = ("models", "recipes", "rewards", "verifiers")
 WITHOUT_PORT = "hf"  # `port = "hf"`: Hugging Face's own class although there is a port
 
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}

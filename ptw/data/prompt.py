@@ -1,0 +1,40 @@
+"""What is asked in a row of prompts?"""
+
+from typing import Any
+
+import numpy as np
+
+from ptw.data.messages import messages_of, require_all, short, tools_of
+from ptw.data.sample import Sample
+from ptw.errors import PtwError
+from ptw.files.read import Row
+from ptw.tokens.chat import Message
+from ptw.tokens.tokenizer import Tokenizer
+from ptw.workspace.manifest import DatasetEntry
+
+
+def prompt_of(values: dict[str, Any]) -> tuple[list[Message], list[Any] | None]:
+    """The messages that an answer is wanted to, and the tools. PtwError: nothing is asked."""
+    prompt = values.get("prompt")
+    if not prompt or not isinstance(prompt, str | list):
+        raise PtwError(f"a prompt row needs `prompt`, a string or messages; this row has {short(prompt)}")
+    messages = messages_of([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt)
+    if messages[-1]["role"] == "assistant":
+        raise PtwError("`prompt` ends with the assistant's turn, so that nothing is asked; drop the answer")
+    return messages, tools_of(values.get("tools"))
+
+
+def render_prompt(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
+    """Up to where the answer begins; what it teaches is what comes after the last id.
+
+    A string is a user's turn; for a tokenizer without a chat template it is the text to go on from.
+    """
+    messages, tools = prompt_of(row.value)
+    if isinstance(row.value["prompt"], str) and not tokenizer.hf.chat_template:
+        ids = tokenizer.encode(row.value["prompt"])
+        if tokenizer.bos_id is not None:
+            ids = [tokenizer.bos_id, *ids]
+    else:
+        ids = tokenizer.chat(messages, tools, prompt=True)
+        require_all(messages, tools, tokenizer.template.text(messages, tools, prompt=True))
+    return Sample(row.place, np.array(ids, dtype=np.int32), np.arange(len(ids)) == len(ids) - 1)

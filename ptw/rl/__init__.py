@@ -1,0 +1,1 @@
+"""How does a model learn from what its own answers are worth?"""

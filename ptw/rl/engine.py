@@ -1,0 +1,107 @@
+"""How does vLLM draw answers, in a process that may be another machine's? Imported where it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# read by vLLM when it is imported; on a CPU it would bind its threads to all cores, and take half the memory
+QUIET = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # whoever ends this process has ended the engine
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One answer that is wanted: the ids of its prompt, and the seed that it is drawn by."""
+
+    ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The ids of an answer with its stop token, and how likely the engine held each of them."""
+
+    ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    temperature: float
+    top_p: float
+    top_k: int  # 0: all
+    max_new_tokens: int
+    stop_ids: tuple[int, ...]
+
+
+class Vllm:
+    """vLLM with the weights of a folder. `window`: tokens of a prompt and its answer, at most."""
+
+    def __init__(self, folder: Path, window: int, sampling: Sampling, dtype: str, memory: float) -> None:
+        for key, value in QUIET.items():
+            os.environ.setdefault(key, value)
+        from vllm import LLM
+
+        _keep_plain_matrices()
+        self._sampling = sampling
+        self._llm = LLM(
+            model=str(folder),
+            dtype=dtype,
+            max_model_len=window,
+            gpu_memory_utilization=memory,
+            enforce_eager=True,
+            enable_prefix_caching=False,  # what was computed with other weights must not be found again
+            skip_tokenizer_init=True,
+            logprobs_mode="raw_logprobs",
+        )
+
+    def load(self, folder: Path) -> None:
+        """Other weights of the same model."""
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+
+    def generate(self, asked: Sequence[Asked]) -> list[Drawn]:
+        """An answer to each."""
+        from vllm import SamplingParams, TokensPrompt
+
+        sampling = self._sampling
+        prompts = [TokensPrompt(prompt_token_ids=list(one.ids)) for one in asked]
+        wanted = [
+            SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_new_tokens,
+                stop_token_ids=list(sampling.stop_ids),
+                seed=one.seed,
+                logprobs=0,
+                detokenize=False,
+            )
+            for one in asked
+        ]
+        return [_drawn(output) for output in self._llm.generate(prompts, wanted, use_tqdm=False)]
+
+
+def _keep_plain_matrices() -> None:
+    """On a CPU vLLM packs matrices for oneDNN when it loads them, and `reload_weights` leaves the packed ones
+    as they were: the engine would go on with old weights. The gap of the next step shows it.
+    """
+    from vllm import _custom_ops
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        _custom_ops._supports_onednn = False
+
+
+def _drawn(output: Any) -> Drawn:
+    (answer,) = output.outputs
+    ids = tuple(answer.token_ids)
+    return Drawn(ids, tuple(by_id[id_].logprob for id_, by_id in zip(ids, answer.logprobs, strict=True)))

@@ -1,0 +1,263 @@
+"""How do the prompts of a step become answers that are judged, and what is told of each of their tokens?"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptw.data.pack import IGNORED, PackedRow
+from ptw.data.sample import Sample
+from ptw.errors import PtwError
+from ptw.evals.rows import learnt
+from ptw.rl import rewards
+from ptw.rl.answers import Answer, Judged, packed
+from ptw.rl.engines import Engines, engines_of
+from ptw.rl.gap import Gap, difference
+from ptw.rl.prompts import Prompts, asked
+from ptw.rl.settings import RolloutSettings
+from ptw.train import held_out, weights
+from ptw.train.feed import Batch, StepRows, batches
+from ptw.train.parallel import full_state
+from ptw.train.roles import open_frozen
+from ptw.train.run import Run
+
+CLOCKED = ("sync", "generate", "reward", "score")  # what of a step is no training
+FOLDER = "rollout"  # of the run: the weights that answers are drawn with
+
+Advantages = Callable[[Tensor, Any], Tensor]  # (P, N) rewards of N answers to P prompts, settings -> (P, N)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Of the M learnt tokens of a batch, row by row; `shares` are the batch's of what is told of the step."""
+
+    before_M: Tensor  # log-probabilities when the step began, at the temperature
+    reference_M: Tensor  # of the model that training began with; where it is not asked for, the same
+    correction_M: Tensor
+    advantage_M: Tensor
+    lengths_M: Tensor  # of the answer that a token is of
+    answers: int  # of the whole step
+    tokens: int
+    shares: dict[str, Tensor]
+
+
+@contextmanager
+def rolling_out(
+    run: Run, model: nn.Module, advantages: Advantages, keeps_reference: bool
+) -> Iterator[Rollouts]:
+    """Engines that draw answers with the model's weights, as long as one is inside."""
+    settings = run.settings
+    assert isinstance(settings, RolloutSettings), "Settings inherit RolloutSettings"
+    reference = open_frozen(run, run.plan.model, "reference") if keeps_reference else None
+    engines = None
+    if run.group.first:
+        engines = engines_of(run.plan, settings, run.tokenizer.stop_ids, run.ledger.say)
+    try:
+        yield Rollouts(run, settings, model, advantages, reference, engines)
+    finally:
+        if engines is not None:
+            engines.close()
+        if run.group.first:
+            shutil.rmtree(run.plan.run_folder() / FOLDER, ignore_errors=True)
+
+
+class Rollouts:
+    """All methods are called by all workers together; the first one asks the engines and the rewards."""
+
+    def __init__(
+        self,
+        run: Run,
+        settings: RolloutSettings,
+        model: nn.Module,
+        advantages: Advantages,
+        reference: nn.Module | None,
+        engines: Engines | None,
+    ) -> None:
+        self._run, self._settings, self._model = run, settings, model
+        self._advantages, self._reference, self._engines = advantages, reference, engines
+        self._prompts = Prompts(run.plan)
+        self._rewards = rewards.open_rewards(run.plan.root, settings.rewards)
+        self._loaded: int | None = None  # the step whose weights the engines have
+        self._told: dict[str, Judged] = {}
+        self._seconds = dict.fromkeys(CLOCKED, 0.0)
+
+    def of_step(self, step: StepRows) -> StepRows:
+        """The step's prompts, answered: rows of answers, packed as they fit."""
+        self._seconds = dict.fromkeys(CLOCKED, 0.0)
+        answers = self._answered(step.rows, self._settings.answers)
+        rewards_PN = torch.tensor([[one.reward for one in group] for group in answers], dtype=torch.float64)
+        advantages_PN = self._advantages(rewards_PN, self._settings)
+        flat = [one for group in answers for one in group]
+        rows = tuple(packed([one.sample for one in flat], self._settings.window, step.rows[0].epoch))
+        made = StepRows(rows, learnt(rows))
+        self._told = {
+            one.sample.id: Judged(one, advantage)
+            for one, advantage in zip(flat, advantages_PN.flatten().tolist(), strict=True)
+        }
+        with self._clock("score"):
+            self._look_back(made)
+        return made
+
+    def told(self, batch: Batch) -> Told:
+        kept = [self._told[sample] for row in batch.rows for sample in row.samples]
+        device, count, tokens = self._run.group.device, len(self._told), batch.step.learnt
+        lengths = torch.tensor([len(one.answer.drawn.ids) for one in kept], device=device)
+
+        def each(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, device=device).repeat_interleave(lengths)
+
+        def joined(name: str) -> Tensor:
+            return torch.cat([torch.empty(0), *(getattr(one, name) for one in kept)]).to(device)
+
+        before_M, engine_M = joined("before"), joined("engine")
+        return Told(
+            joined("heated"),
+            joined("reference"),
+            difference(before_M, engine_M, self._settings.most_correction),
+            each([one.advantage for one in kept]),
+            each([float(len(one.answer.drawn.ids)) for one in kept]),
+            count,
+            tokens,
+            self._shares(batch, kept, (before_M - engine_M).double().abs().exp().sum() / tokens),
+        )
+
+    def log_probs(self, batch: Batch) -> Tensor:
+        """(M,) of the batch's learnt tokens, at the temperature that they were drawn at."""
+        return self._log_probs(self._model, batch, self._settings.temperature)
+
+    def measure(self) -> None:
+        """The mean reward of one answer to each prompt of the eval_dataset."""
+        run = self._run
+        if run.holds_out:
+            rows = list(held_out.rows_of(run))
+            flat = [one for group in self._answered(rows, 1) for one in group]
+            run.log(
+                held_out_reward=float(np.mean([one.reward for one in flat])),
+                held_out_length=float(np.mean([len(one.drawn.ids) for one in flat])),
+            )
+
+    def _answered(self, rows: Sequence[PackedRow], each: int) -> list[list[Answer]]:
+        """To each prompt, which is a row, so many answers."""
+        self._sync()
+        found, fault = None, None
+        if self._run.group.first:
+            try:
+                found = self._drawn(rows, each)
+            except PtwError as error:
+                fault = str(error)
+        found, fault = self._run.group.shared((found, fault))
+        if fault is not None:
+            raise PtwError(fault)
+        assert found is not None
+        return found
+
+    def _drawn(self, rows: Sequence[PackedRow], each: int) -> list[list[Answer]]:
+        run, tokenizer = self._run, self._run.tokenizer
+        assert self._engines is not None
+        wanted = [asked(row, _seed(run, row, number)) for row in rows for number in range(each)]
+        with self._clock("generate"):
+            drawn = self._engines.generate(wanted)
+        answers = []
+        with self._clock("reward"):
+            for at, (one, prompt) in enumerate(zip(drawn, wanted, strict=True)):
+                place = rows[at // each].samples[0]
+                ended = one.ids[-1] in tokenizer.stop_ids
+                text = tokenizer.decode(one.ids[:-1] if ended else one.ids)
+                worth = rewards.worth(self._rewards, text, self._prompts[place], place)
+                ids = np.array([*prompt.ids, *one.ids], np.int32)
+                sample = Sample(f"{place}#{at % each}", ids, np.arange(len(ids)) >= len(prompt.ids))
+                answers.append(Answer(sample, len(prompt.ids), one, worth, ended))
+        return [answers[begin : begin + each] for begin in range(0, len(answers), each)]
+
+    def _sync(self) -> None:
+        """The engines get the weights as they are now."""
+        run = self._run
+        if self._loaded == run.steps_done:
+            return
+        with self._clock("sync"):
+            state = full_state(run.loaded.module, run.group.first)
+            if run.group.first:
+                assert self._engines is not None
+                folder = run.plan.run_folder() / FOLDER / f"step-{run.steps_done:08d}"
+                folder.parent.mkdir(exist_ok=True)
+                with weights.made(folder) as aside:
+                    weights.write_model(run, aside, state)
+                self._engines.load(folder)
+                _forget_all_but(folder)
+        self._loaded = run.steps_done
+
+    @torch.no_grad()
+    def _look_back(self, step: StepRows) -> None:
+        """What the model and its reference hold of each token before the step; PtwError beyond the gap."""
+        run, settings = self._run, self._settings
+        gap = Gap(settings.most_gap)
+        for batch in batches(step, settings.rows_at_once, run.group):
+            samples = [sample for row in batch.rows for sample in row.samples]
+            counts = [len(self._told[sample].answer.drawn.ids) for sample in samples]
+
+            def parts(values_M: Tensor, counts: list[int] = counts) -> Sequence[Tensor]:
+                return values_M.float().cpu().split(counts)
+
+            before = parts(self._log_probs(self._model, batch, 1.0))
+            heated = before
+            if settings.temperature != 1:
+                heated = parts(self._log_probs(self._model, batch, settings.temperature))
+            reference = heated
+            if self._reference is not None:
+                reference = parts(self._log_probs(self._reference, batch, settings.temperature))
+            for at, sample in enumerate(samples):
+                told = self._told[sample]
+                told.before, told.heated, told.reference = before[at], heated[at], reference[at]
+            gap.add(samples, before, [self._told[sample].engine for sample in samples])
+        gap.demand_small(run.group)
+
+    def _log_probs(self, model: nn.Module, batch: Batch, temperature: float) -> Tensor:
+        with self._run.computing():
+            hidden_BTD = model(batch.ids_BT, batch.layout)
+            found_BT = model.head().log_probs(hidden_BTD, batch.targets_BT, temperature)  # type: ignore[operator]
+        found_M: Tensor = found_BT[batch.targets_BT != IGNORED]
+        return found_M
+
+    def _shares(self, batch: Batch, kept: Sequence[Judged], gap: Tensor) -> dict[str, Tensor]:
+        """Of what is told of the whole step: means over its answers, seconds of the first worker."""
+        count = len(self._told)
+        told: dict[str, float] = {
+            "reward": sum(one.answer.reward for one in kept) / count,
+            "length": sum(len(one.answer.drawn.ids) for one in kept) / count,
+            "ended": sum(one.answer.ended for one in kept) / count,
+        }
+        if len(self._rewards) > 1:
+            told |= {
+                f"reward_{name}": sum(one.answer.rewards[name] for one in kept) / count
+                for name in self._rewards
+            }
+        speaks = batch.first and self._run.group.first
+        told |= {f"{what}_seconds": seconds * speaks for what, seconds in self._seconds.items()}
+        return {name: torch.tensor(value) for name, value in told.items()} | {"gap": gap}
+
+    @contextmanager
+    def _clock(self, what: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._seconds[what] += time.perf_counter() - began
+
+
+def _seed(run: Run, row: PackedRow, number: int) -> int:
+    """Of one answer: of the step, of its prompt, and of which answer to it it is."""
+    return random.Random(f"{run.settings.seed} {run.steps_done} {row.samples[0]} {number}").getrandbits(62)
+
+
+def _forget_all_but(folder: Path) -> None:
+    for old in folder.parent.iterdir():
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,46 @@
+"""Which settings has every recipe that learns from its own answers?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ptw.errors import PtwError
+from ptw.train import demand
+from ptw.train.settings import TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutSettings(TrainingSettings):
+    """How answers are drawn and judged. A step takes `rows` prompts; its answers are packed as they fit."""
+
+    rewards: list[str]  # of rewards/: an answer is worth the sum of what they say
+    rows: int = 8  # prompts of a step, over all workers
+    answers: int = 8  # to each prompt
+    engine: Literal["vllm", "ptw"] = "vllm"  # ptw: drawn by the port itself, slowly, where there is no vLLM
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all tokens
+    most_gap: float = (
+        1.05  # mean exp|difference| of the log-probabilities of trainer and vLLM; beyond it stops
+    )
+    most_correction: float = 2.0  # how much more a token may weigh for being rarer in vLLM than here
+    rollout_memory: float = 0.3  # which part of a device's memory vLLM takes
+    rollout_seconds: float = 600.0  # an engine that takes longer is lost, and replaced
+
+    def demand_sense(self) -> None:
+        super().demand_sense()
+        demand.positive(max_new_tokens=self.max_new_tokens)
+        demand.at_least(2, answers=self.answers)
+        demand.above_zero(
+            temperature=self.temperature, top_p=self.top_p, rollout_seconds=self.rollout_seconds
+        )
+        demand.share(top_p=self.top_p, rollout_memory=self.rollout_memory)
+        demand.not_negative(top_k=self.top_k)
+        if self.engine == "ptw" and (self.top_p, self.top_k) != (1, 0):
+            key, plain = ("top_p", 1) if self.top_p != 1 else ("top_k", 0)
+            raise PtwError(
+                f"settings: {key} = {getattr(self, key)}: engine = ptw draws from all tokens; set {plain}"
+            )
+        demand.at_least(1, most_gap=self.most_gap, most_correction=self.most_correction)

@@ -1,0 +1,269 @@
+"""Advantages and losses by hand; a reward that only learning raises rises; what is planted is caught."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ptw.errors import PtwError
+from ptw.rl import engines, port_engine, rollouts
+from ptw.runs import record
+from ptw.train.group import Group
+from ptw.train.run import Run
+from ptw.workspace import rooms
+from ptw.workspace.check import problems
+from tests.train.conftest import (
+    curve_of,
+    declare,
+    make_workspace,
+    measured_of,
+    planned,
+    steps_of,
+    together,
+    trained,
+)
+
+ALONE = Group(0, 1, torch.device("cpu"))
+TOML = """
+[models.taught]
+hf = "{taught}"
+[datasets.asked]
+source = "data/asked.jsonl"
+format = "prompt"
+[recipes.rl]
+recipe = "grpo"
+model = "taught"
+tokenizer = "words"
+dataset = "asked"
+eval_dataset = "asked"
+[recipes.rl.settings]
+engine = "ptw"
+rewards = ["digits"]
+steps = 6
+rows = 4
+answers = 6
+rows_at_once = 3
+window = 64
+max_new_tokens = 8
+learning_rate = 1e-2
+schedule = "constant"
+checkpoint_every = 2
+eval_every = 100
+record_samples = true
+"""
+DIGITS = '''
+def reward(answer, row):
+    """How much of an answer is digits; the row is as the file has it."""
+    assert row["level"] == "easy"
+    return sum(letter.isdigit() for letter in answer) / max(1, len(answer))
+'''
+SAME = "def reward(answer, row):\n    return 0.3\n"
+grpo = rooms.load(rooms.stock("recipes") / "grpo.py")
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_workspace(tmp_path_factory.mktemp("taught") / "ws")
+    return trained(planned(root, "chat", steps=12)).folder / record.MODEL
+
+
+@pytest.fixture
+def root(tmp_path: Path, taught: Path) -> Path:
+    return with_rewards(tmp_path / "ws", taught)
+
+
+def with_rewards(root: Path, taught: Path) -> Path:
+    asked = [{"prompt": f"What is {n} and one?", "level": "easy"} for n in range(10)]
+    declare(make_workspace(root), TOML.format(taught=taught), asked=asked)
+    (root / "rewards").mkdir()
+    (root / "rewards" / "digits.py").write_text(DIGITS)
+    (root / "rewards" / "same.py").write_text(SAME)
+    return root
+
+
+def of(**values: Any) -> Any:
+    return grpo.Settings(rewards=["digits"], **values)
+
+
+def test_advantages_by_hand() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [2.0, 2.0, 2.0, 2.0]])
+    spread = math.sqrt(1 / 3)  # of 1 0 0 1, as of a sample
+    said = {
+        "grpo": [0.5 / spread, -0.5 / spread, -0.5 / spread, 0.5 / spread],
+        "dr": [0.5, -0.5, -0.5, 0.5],
+        "rloo": [1 - 1 / 3, -2 / 3, -2 / 3, 1 - 1 / 3],
+    }
+    for kind, wanted in said.items():
+        found = grpo.advantages(rewards, of(advantage=kind))
+        assert found[0].tolist() == pytest.approx(wanted, abs=1e-5)
+        assert found[1].tolist() == [0, 0, 0, 0]
+
+
+def test_the_clip_by_hand() -> None:
+    before = torch.zeros(6)
+    now = torch.tensor([0.5, 1.5, 2.0, 0.5, 1.5, 1.0]).log().requires_grad_()
+    advantage = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])
+    loss, clipped = grpo.surrogate(now, before, advantage, of(clip_low=0.2, clip_high=0.6))
+    assert loss.tolist() == pytest.approx([-0.5, -1.5, -1.6, 0.8, 1.5, 1.0])
+    assert clipped.tolist() == [0, 0, 1, 1, 0, 0]
+    loss.sum().backward()
+    assert now.grad is not None
+    assert now.grad.tolist() == pytest.approx([-0.5, -1.5, 0, 0, 1.5, 1.0])
+
+
+def test_what_weighs_the_same() -> None:
+    lengths = torch.tensor([2.0, 2.0, 8.0, *[8.0] * 7])
+    for weigh, wanted in (("tokens", [0.1] * 10), ("answers", [0.25] * 2 + [1 / 16] * 8)):
+        found = grpo.weights(lengths, 2, 10, of(weigh=weigh))
+        assert found.tolist() == pytest.approx(wanted)
+        assert found.sum() == pytest.approx(1)
+    constant = grpo.weights(lengths, 2, 10, of(weigh="constant", max_new_tokens=8))
+    assert constant.tolist() == pytest.approx([1 / 16] * 10)
+
+
+def test_kl_is_nought_where_nothing_changed_and_never_less() -> None:
+    now, reference = torch.randn(2, 50, dtype=torch.float64)
+    assert (grpo.divergence(now, now) == 0).all()
+    assert (grpo.divergence(now, reference) > 0).all()
+
+
+def test_equal_rewards_teach_nothing(root: Path) -> None:
+    for step in steps_of(trained(planned(root, "rl", rewards="same", steps=2)).folder):
+        assert step["reward"] == pytest.approx(0.3)
+        assert step["loss"] == 0
+        assert step["gradient_norm"] == 0
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"advantage": "dr", "weigh": "constant", "learning_rate": 3e-2},
+        {"advantage": "rloo", "weigh": "answers", "kl": 0.01, "temperature": 1.3},
+    ],
+)
+def test_a_reward_rises(root: Path, overrides: dict[str, Any]) -> None:
+    found = trained(planned(root, "rl", steps=15, **overrides))
+    steps, (before, after) = steps_of(found.folder), measured_of(found.folder)
+    assert after["held_out_reward"] > before["held_out_reward"] + 0.2
+    assert sum(s["reward"] for s in steps[-3:]) / 3 > steps[0]["reward"] + 0.2
+    assert max(abs(step["gap"] - 1) for step in steps) < 1e-4
+    if "kl" in overrides:
+        assert steps[0]["kl"] == pytest.approx(0, abs=1e-7)
+        assert steps[-1]["kl"] > 0
+    assert not (found.folder / rollouts.FOLDER).exists()
+
+
+def test_an_adapter_learns_too(root: Path) -> None:
+    lora = {"adapter": "lora", "lora_rank": 16, "learning_rate": 1e-2}
+    steps = steps_of(trained(planned(root, "rl", steps=8, **lora)).folder)
+    assert max(step["reward"] for step in steps[4:]) > steps[0]["reward"] + 0.1
+    assert max(abs(step["gap"] - 1) for step in steps) < 1e-4
+
+
+def test_a_stopped_run_goes_on_with_the_same_prompts_and_answers(root: Path, taught: Path) -> None:
+    undisturbed = trained(planned(with_rewards(root.parent / "other", taught), "rl"))
+    plan = planned(root, "rl")
+    folder = plan.run_folder()
+    assert trained(plan, lambda: len(steps_of(folder)) == 3).state == "stopped"
+    record.change(folder, state="running")
+    assert curve_of(trained(plan).folder) == curve_of(undisturbed.folder)
+    rewards = [[step["reward"] for step in steps_of(run)] for run in (folder, undisturbed.folder)]
+    assert rewards[0] == rewards[1]
+
+
+def test_what_is_learnt_are_the_ids_that_were_drawn_with_their_stop(root: Path) -> None:
+    plan = planned(root, "rl", max_new_tokens=24)
+    run = Run(plan, grpo.Settings(**plan.settings), ALONE, lambda: False)
+    model = run.model()
+    run.optimizer()
+    with rollouts.rolling_out(run, model, grpo.advantages, False) as rolled:
+        batch = next(run.batches(rolled.of_step))
+        drawn = [rolled._told[sample].answer for row in batch.rows for sample in row.samples]
+        learnt = batch.targets_BT[batch.targets_BT >= 0].tolist()
+        assert learnt == [id_ for answer in drawn for id_ in answer.drawn.ids]
+        assert any(answer.ended for answer in drawn)
+        for answer in drawn:
+            assert answer.ended == (answer.drawn.ids[-1] in run.tokenizer.stop_ids)
+            assert not set(answer.drawn.ids[:-1]) & run.tokenizer.stop_ids
+        told = rolled.told(batch)
+        torch.testing.assert_close(told.before_M, rolled.log_probs(batch).detach())
+        torch.testing.assert_close(told.correction_M, torch.ones(len(learnt)))
+
+
+class Stale(port_engine.PortEngine):
+    """Goes on with the weights that it began with."""
+
+    def load(self, folder: Path) -> None:
+        if not hasattr(self, "_model"):
+            super().load(folder)
+
+
+class OtherTokens(port_engine.PortEngine):
+    """Takes each id for the next one, as another tokenizer's table would."""
+
+    def generate(self, asked: Any) -> Any:
+        shifted = [type(one)(tuple((id_ + 1) % 290 for id_ in one.ids), one.seed) for one in asked]
+        return super().generate(shifted)
+
+
+class Narrow(port_engine.PortEngine):
+    """Computes in bf16 what is trained in fp32."""
+
+    def __init__(self, folder: Path, dtype: str, **rest: Any) -> None:
+        super().__init__(folder, dtype="bfloat16", **rest)
+
+
+@pytest.mark.parametrize(
+    ("engine", "steps", "most"), [(Stale, 1, 1.001), (OtherTokens, 0, 1.01), (Narrow, 0, 1.0005)]
+)
+def test_an_engine_that_is_not_the_trainers_is_caught(
+    root: Path, engine: Any, steps: int, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "PortEngine", engine)
+    plan = planned(root, "rl", most_gap=most)
+    with pytest.raises(
+        PtwError, match=r"trainer and the engine are .* apart .* data/asked\.jsonl:\d+#\d, token"
+    ):
+        trained(plan)
+    assert len(steps_of(plan.run_folder())) == steps
+
+
+@pytest.mark.slow
+def test_two_workers_learn_as_one(root: Path, taught: Path) -> None:
+    one = steps_of(trained(planned(with_rewards(root.parent / "other", taught), "rl", steps=3)).folder)
+    plan = planned(root, "rl", steps=3)
+    for done in together(plan, 2):
+        assert done.returncode == 0, done.stderr
+    two = steps_of(plan.run_folder())
+    for key in ("reward", "length", "gap", "loss", "gradient_norm"):
+        assert [s[key] for s in two] == pytest.approx([s[key] for s in one], rel=1e-4, abs=1e-5), key
+
+
+def test_what_cannot_be_is_refused(root: Path) -> None:
+    wrong = (
+        {"answers": 1},
+        {"temperature": 0},
+        {"clip_low": 1},
+        {"most_gap": 0.9},
+        {"top_p": 0.9},
+        {"kl": -1},
+    )
+    for overrides in wrong:
+        with pytest.raises(PtwError, match=f"settings: {next(iter(overrides))} = "):
+            trained(planned(root, "rl", **overrides))
+    with pytest.raises(PtwError, match=r"there is no rewards/luck\.py; there are digits, json_keys"):
+        trained(planned(root, "rl", rewards="luck"))
+    (root / "rewards" / "digits.py").write_text("def reward(answer, row):\n    return row['wanted']\n")
+    with pytest.raises(
+        PtwError, match=r"rewards/digits\.py: data/asked\.jsonl:\d+: KeyError: 'wanted'; the answer"
+    ):
+        trained(planned(root, "rl"))
+    (root / "rewards" / "digits.py").write_text("def reward(answer, row):\n    return float('nan')\n")
+    with pytest.raises(PtwError, match=r"rewards/digits\.py: data/asked\.jsonl:\d+: nan is no reward"):
+        trained(planned(root, "rl"))
+    file = root / "workspace.toml"
+    file.write_text(file.read_text().replace('rewards = ["digits"]\n', ""))
+    assert any("rewards" in str(one) and "missing" in str(one) for one in problems(root))
