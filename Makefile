@@ -7,12 +7,17 @@ INSTALLED := $(VENV)/.installed
 # two workers of one thread: the tests are many and small; files in their order, for the last ones are quick
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-all lint bench clean
+# vLLM, verl and TRL live in an environment of their own, which ptw shares with them
+VENV_RL ?= .venv-rl
+INSTALLED_RL := $(VENV_RL)/.installed
+
+.PHONY: help demo test test-all test-rl lint bench clean
 
 help:
 	@echo 'make demo      from an empty folder to a trained, exported model that answers'
 	@echo 'make test      lint, types and the tests'
 	@echo 'make test-all  the slow tests too'
+	@echo 'make test-rl   reinforcement learning with vLLM, and losses beside verl and TRL'
 	@echo 'make bench     every figure that the README claims (long)'
 	@echo 'make clean     remove what these made, the environment too'
 
@@ -32,10 +37,19 @@ test: lint
 	$(PYTEST)
 
 test-all: lint
-	$(PYTEST) -m 'not gpu' --timeout 900
+	$(PYTEST) -m 'not gpu and not rl' --timeout 900
+
+$(INSTALLED_RL): constraints-rl.txt pyproject.toml
+	test -x $(VENV_RL)/bin/python || $(PYTHON) -m venv $(VENV_RL)
+	$(VENV_RL)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r constraints-rl.txt
+	$(VENV_RL)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+	touch $@
+
+test-rl: $(INSTALLED_RL)
+	HF_HUB_OFFLINE=1 $(VENV_RL)/bin/pytest tests/rl -m rl --timeout 900
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) demo dist build .ptw .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV_RL) demo dist build .ptw .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,163 @@
+"""vLLM draws with the weights of the step, is killed and replaced, and what it says is what the port says."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ptw.nn.layout import Layout
+from ptw.ports.load import load
+from ptw.rl.engine import Asked, Drawn, Sampling, Vllm
+from ptw.runs import lines, record
+from ptw.train import launch
+from ptw.workspace.manifest import read
+from tests.rl.test_grpo import DIGITS
+from tests.train.conftest import declare, make_workspace, measured_of, planned, steps_of, trained
+
+pytestmark = [pytest.mark.rl, pytest.mark.filterwarnings("ignore")]  # vLLM's own
+
+WIDE = """
+[models.wide.config]
+model_type = "llama"
+hidden_size = 64
+intermediate_size = 96
+num_hidden_layers = 2
+num_attention_heads = 2
+num_key_value_heads = 1
+max_position_embeddings = 128
+tie_word_embeddings = true
+[recipes.teach]
+recipe = "sft"
+model = "wide"
+tokenizer = "words"
+dataset = "chats"
+settings = { steps = 12, window = 128, rows = 2, learning_rate = 1e-2 }
+"""  # vLLM's attention on a CPU wants heads of 32
+RL = """
+[models.taught]
+hf = "{taught}"
+[datasets.asked]
+source = "data/asked.jsonl"
+format = "prompt"
+[recipes.rl]
+recipe = "grpo"
+model = "taught"
+tokenizer = "words"
+dataset = "asked"
+eval_dataset = "asked"
+[recipes.rl.settings]
+rewards = ["digits"]
+steps = 8
+rows = 4
+answers = 6
+window = 64
+max_new_tokens = 8
+learning_rate = 1e-2
+schedule = "constant"
+checkpoint_every = 2
+eval_every = 100
+"""
+SAMPLING = Sampling(1.0, 1.0, 0, 12, (2,))
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = declare(make_workspace(tmp_path_factory.mktemp("wide") / "ws"), WIDE)
+    return trained(planned(root, "teach")).folder / record.MODEL
+
+
+@pytest.fixture
+def root(tmp_path: Path, taught: Path) -> Path:
+    asked = [{"prompt": f"What is {n} and one?", "level": "easy"} for n in range(10)]
+    root = declare(make_workspace(tmp_path / "ws"), RL.format(taught=taught), asked=asked)
+    (root / "rewards").mkdir()
+    (root / "rewards" / "digits.py").write_text(DIGITS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def engine(taught: Path) -> Vllm:
+    return Vllm(taught, 64, SAMPLING, "float32", 0.3)
+
+
+def apart(folder: Path, asked: list[Asked], drawn: list[Drawn]) -> float:
+    """The largest difference of a log-probability from the port's."""
+    model, worst = load(folder, None, dtype=torch.float32).module, 0.0
+    for one, answer in zip(asked, drawn, strict=True):
+        ids_BT = torch.tensor([[*one.ids, *answer.ids]])
+        with torch.no_grad():
+            hidden_BTD = model(ids_BT, Layout.of_documents([[ids_BT.shape[1]]]))
+            log_probs_TV = model.head().logits(hidden_BTD)[0, len(one.ids) - 1 : -1].log_softmax(-1)
+        own = log_probs_TV.gather(-1, torch.tensor(answer.ids)[:, None]).squeeze(-1)
+        worst = max(worst, (own - torch.tensor(answer.log_probs)).abs().max().item())
+    return worst
+
+
+def test_it_says_what_the_port_says_also_with_other_weights(
+    engine: Vllm, taught: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    asked = [Asked((1, 5, 9, 20 + n), n) for n in range(8)]
+    drawn = engine.generate(asked)
+    assert apart(taught, asked, drawn) < 1e-4
+    assert engine.generate(asked[3:4])[0].ids == drawn[3].ids, "alone as among others"
+    other = tmp_path / "other"
+    other.mkdir()
+    torch.manual_seed(0)
+    tensors = load_file(taught / "model.safetensors")
+    moved = {name: value + 0.05 * torch.randn_like(value) for name, value in tensors.items()}
+    save_file(moved, other / "model.safetensors", {"format": "pt"})
+    (other / "config.json").write_bytes((taught / "config.json").read_bytes())
+    engine.load(other)
+    new = engine.generate(asked)
+    assert apart(other, asked, new) < 1e-4
+    assert apart(taught, asked, new) > 0.05, "these are other weights"
+    engine.load(taught)
+    assert [one.ids for one in engine.generate(asked)] == [one.ids for one in drawn]
+
+
+@pytest.fixture
+def ray() -> Iterator[None]:
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def test_a_run_learns_and_a_killed_engine_is_replaced(ray: None, root: Path) -> None:
+    def kill() -> None:
+        folder = root / "runs" / "rl-001"
+        while not (folder / record.METRICS).is_file() or len(steps_of(folder)) < 3:
+            time.sleep(0.05)
+        (pid,) = engines()
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    folder = launch.train(read(root), "rl", {}, resume=False)
+    killer.join()
+    before, after = measured_of(folder)
+    steps = steps_of(folder)
+    assert [step["step"] for step in steps] == list(range(1, 9))
+    assert after["held_out_reward"] > before["held_out_reward"] + 0.2
+    assert max(step["gap"] for step in steps) < 1.001
+    events = [event["text"] for event in lines.read(folder / record.EVENTS)[0]]
+    assert sum("engine 0 is lost, and replaced" in text for text in events) == 1
+    undisturbed = launch.train(read(root), "rl", {}, resume=False)
+    for key in ("reward", "digest"):
+        assert [step[key] for step in steps_of(undisturbed)] == [step[key] for step in steps]
+    assert [s["loss"] for s in steps_of(undisturbed)] == pytest.approx([s["loss"] for s in steps], abs=1e-6)
+
+
+def engines() -> list[int]:
+    """The processes of Ray's actors that hold an engine."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in listed.splitlines() if "ray::_Actor" in line]
