@@ -12,6 +12,7 @@ NAMES = (
     "stories_sft",
     "lora_sft",
     "preferences",
+    "distill",
     "head_loss",
     "mix",
     "streaming",
