@@ -15,6 +15,7 @@ from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
 from ptw.workspace.manifest import ModelEntry, Workspace
 from ptw.workspace.problem import hint_of
 
+SENTENCE_MODULES = "modules.json"  # of sentence-transformers: the folder's model gives vectors
 CHATS = {"chat", "preference", "rated"}  # formats that a chat template renders
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
@@ -29,6 +30,7 @@ class Opened:
     dataset: str | None = None
     window: int | None = None
     chats: bool | None = None
+    vectors: bool = False
 
 
 def open_named(workspace: Workspace, name: str) -> Opened:
@@ -54,7 +56,12 @@ def open_model(workspace: Workspace, name: str) -> tuple[Loaded, Tokenizer | Non
 
 
 def demand_words(opened: Opened) -> None:
-    """PtwError if the model gives scores of a text: it has no next token."""
+    """PtwError if the model gives scores or a vector of a text: it has no next token."""
+    if opened.vectors:
+        raise PtwError(
+            f"{opened.name} gives vectors, not words: what they find stands in its run's record, and "
+            "sentence-transformers loads it with SentenceTransformer"
+        )
     if stored_scores(opened.loaded.hf_config):
         raise PtwError(
             f"{opened.name} gives scores, not words: its accuracy stands in its run's record, and "
@@ -83,6 +90,7 @@ def open_run_folder(workspace: Workspace, record: RunRecord, folder: Path, name:
         tokenizer=tokenizer,
         dataset=record.plan["eval_dataset"] or record.plan["dataset"],
         window=window if isinstance(window, int) else None,
+        vectors=(folder / SENTENCE_MODULES).is_file(),
         chats=not _formats(record.plan["datasets"][record.plan["dataset"]]).isdisjoint(CHATS),
     )
 
@@ -100,7 +108,8 @@ def _open_model(workspace: Workspace, entry: ModelEntry) -> Opened:
     folder = resolve(entry.hf, entry.revision, workspace.root)
     has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
     loaded = _loaded(folder, workspace.root, entry.port)
-    return Opened(entry.name, loaded, load_tokenizer(folder) if has_tokenizer else None)
+    tokenizer = load_tokenizer(folder) if has_tokenizer else None
+    return Opened(entry.name, loaded, tokenizer, vectors=(folder / SENTENCE_MODULES).is_file())
 
 
 def _loaded(folder: Path, root: Path, port: str | None) -> Loaded:

@@ -35,8 +35,8 @@ def measure(run: Run, model: nn.Module, judge: Judge) -> None:
         run.log(**run.held_out_means(model, judge))
 
 
-def of_documents(values_BT: Tensor, batch: Rows) -> Tensor:
-    """(K,) sums over the tokens of each document of the batch's samples, in their order."""
-    sums = batch.layout.summed(values_BT)
+def of_documents(values: Tensor, batch: Rows) -> Tensor:
+    """(K, ...) sums of values (B, T, ...) over each document of the batch's samples, in their order."""
+    sums = batch.layout.summed(values)
     counts = [len(row.lengths) if row.samples else 0 for row in batch.rows]
     return torch.cat([sums[at, :count] for at, count in enumerate(counts)])
