@@ -12,6 +12,7 @@ NAMES = (
     "stories_sft",
     "lora_sft",
     "preferences",
+    "embed",
     "head_loss",
     "mix",
     "streaming",

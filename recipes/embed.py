@@ -28,7 +28,7 @@ class Settings(TrainingSettings):
     def demand_sense(self) -> None:
         super().demand_sense()
         demand.above_zero(temperature=self.temperature)
-        demand.only_with("compile", False, self.compile, lora_dropout=self.lora_dropout)
+        vectors.demand_same_dropout(self)
 
 
 def train(run: Run, settings: Settings) -> None:

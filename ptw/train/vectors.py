@@ -17,6 +17,7 @@ from ptw.train.feed import Batch, batches
 from ptw.train.group import Group
 from ptw.train.judged import Rows, of_documents
 from ptw.train.scored import last
+from ptw.train.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from ptw.train.run import Run
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 Pooling = Literal["mean", "last"]  # of a document's tokens: the mean of all, or the last one
 Embed = Callable[[Rows], Tensor]
 Judge = Callable[[Tensor, Compared], dict[str, Tensor]]  # of all vectors of a step: its loss, and figures
+
+
+def demand_same_dropout(settings: TrainingSettings) -> None:
+    """PtwError where dropout could not be drawn again: a compiled block draws otherwise without a graph."""
+    if settings.compile and settings.lora_dropout:
+        raise PtwError(
+            f"settings: lora_dropout = {settings.lora_dropout} beside compile = true: vectors are computed "
+            "twice, and would drop other parts each time; set lora_dropout = 0, or compile = false"
+        )
 
 
 def embedder(run: Run, model: nn.Module, pooling: Pooling) -> Embed:
@@ -103,7 +113,7 @@ class Whole:
 def gathered(own_KD: Tensor, rows: Sequence[PackedRow], group: Group) -> Tensor:
     """(K, D) vectors of all documents of the rows, from those of the rows that each worker is dealt."""
     if group.world == 1:
-        return own_KD.clone()
+        return own_KD
     all_KD = own_KD.new_zeros(sum(sum(row.documents) for row in rows), own_KD.shape[1])
     if group.answers:
         all_KD[_places(rows, group)] = own_KD

@@ -248,6 +248,15 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(root: Path) -> Non
     assert (found.folder / record.ADAPTER).is_dir()
 
 
+def test_it_goes_on_from_an_embedding_model(root: Path) -> None:
+    first = trained(planned(root, "find", steps=2))
+    text = (root / "workspace.toml").read_text()
+    (root / "workspace.toml").write_text(text.replace('hf = "base"', f'hf = "{first.folder / "model"}"'))
+    again = trained(planned(root, "find", steps=1))
+    after, before = measured_of(first.folder)[-1], measured_of(again.folder)[0]
+    assert {**before, "step": 2} == after
+
+
 def test_the_head_of_an_untied_model_stays_as_it_was(root: Path) -> None:
     untied = with_pairs(root.parent / "untied", tie_word_embeddings=False)
     found = trained(planned(untied, "find", steps=2, weight_decay=0.5))
@@ -281,7 +290,7 @@ def test_what_cannot_be_is_refused_in_words(root: Path) -> None:
     for wrong in ({"temperature": 0}, {"widths": "33"}, {"widths": "8,0"}):
         with pytest.raises(PtwError, match=f"settings: {next(iter(wrong))}"):
             trained(planned(root, "find", **wrong))
-    with pytest.raises(PtwError, match=r"lora_dropout = 0\.1: it has an effect with compile = False only"):
+    with pytest.raises(PtwError, match=r"lora_dropout = 0\.1 beside compile = true: vectors"):
         trained(planned(root, "find", compile="true", adapter="lora", lora_dropout=0.1))
     text = (root / "workspace.toml").read_text()
     (root / "workspace.toml").write_text(
