@@ -7,14 +7,19 @@ for a query each is looked for alone, the others being left out. Means are over 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ptw.data.pack import PackedRow
 from ptw.data.pair import Pairs
+from ptw.evals.rows import Packed, forward_of, groups, last, of_documents
 
+Pooling = Literal["mean", "last"]  # of a document's tokens: the mean of all, or the last one
+ROWS_AT_ONCE = 8
 CUTS = (1, 10)
 AT_ONCE = 2**24  # scores
 MISSED = 2**31
@@ -29,6 +34,29 @@ def figures(
         prefix = "" if width == widths[0] else f"width_{width}_"
         found |= metrics_of(ranks_of(vectors_KD[:, :width], pairs, device), prefix)
     return found
+
+
+def pooled(hidden_BTD: Tensor, batch: Packed, pooling: Pooling) -> Tensor:
+    """(K, D) vectors of the documents of a batch's samples, in fp32 at least; their lengths mean nothing."""
+    hidden_BTD = hidden_BTD.to(torch.promote_types(hidden_BTD.dtype, torch.float32))
+    if pooling == "last":
+        return last(hidden_BTD, batch)
+    lengths_K = of_documents(torch.ones_like(hidden_BTD[..., 0]), batch)
+    return of_documents(hidden_BTD, batch) / lengths_K[:, None]
+
+
+@torch.no_grad()
+def measured(
+    module: nn.Module, rows: Iterable[PackedRow], pooling: Pooling, device: torch.device
+) -> dict[str, float]:
+    """The figures of a model's vectors on rows of pairs, and how many pairs there are."""
+    found, seen = list[Tensor](), list[PackedRow]()
+    for together in groups(rows, ROWS_AT_ONCE):
+        forward = forward_of(together, device)
+        found.append(pooled(module(forward.ids_BT, forward.layout), forward, pooling).cpu())
+        seen += together
+    vectors_KD, pairs = torch.cat(found), Pairs.of(seen)
+    return {**figures(vectors_KD, pairs, [vectors_KD.shape[1]], device), "pairs": len(pairs.queries)}
 
 
 def ranks_of(vectors_KD: Tensor, pairs: Pairs, device: torch.device) -> list[int]:

@@ -1,5 +1,6 @@
 """How is a run's model, or a model of workspace.toml, opened for use?"""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from ptw.workspace.manifest import ModelEntry, Workspace
 from ptw.workspace.problem import hint_of
 
 SENTENCE_MODULES = "modules.json"  # of sentence-transformers: the folder's model gives vectors
+SENTENCE_POOLING = "1_Pooling/config.json"
+POOLING = {"mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}  # by its names, old and new
 CHATS = {"chat", "preference", "rated"}  # formats that a chat template renders
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
@@ -31,6 +34,7 @@ class Opened:
     window: int | None = None
     chats: bool | None = None
     vectors: bool = False
+    pooling: str | None = None  # of a model that gives vectors: mean or last
 
 
 def open_named(workspace: Workspace, name: str) -> Opened:
@@ -59,8 +63,8 @@ def demand_words(opened: Opened) -> None:
     """PtwError if the model gives scores or a vector of a text: it has no next token."""
     if opened.vectors:
         raise PtwError(
-            f"{opened.name} gives vectors, not words: what they find stands in its run's record, and "
-            "sentence-transformers loads it with SentenceTransformer"
+            f"{opened.name} gives vectors, not words: `ptw eval` measures what they find in a dataset of "
+            "pairs, and sentence-transformers loads it with SentenceTransformer"
         )
     if stored_scores(opened.loaded.hf_config):
         raise PtwError(
@@ -91,6 +95,7 @@ def open_run_folder(workspace: Workspace, record: RunRecord, folder: Path, name:
         dataset=record.plan["eval_dataset"] or record.plan["dataset"],
         window=window if isinstance(window, int) else None,
         vectors=(folder / SENTENCE_MODULES).is_file(),
+        pooling=_pooling(folder),
         chats=not _formats(record.plan["datasets"][record.plan["dataset"]]).isdisjoint(CHATS),
     )
 
@@ -109,7 +114,21 @@ def _open_model(workspace: Workspace, entry: ModelEntry) -> Opened:
     has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
     loaded = _loaded(folder, workspace.root, entry.port)
     tokenizer = load_tokenizer(folder) if has_tokenizer else None
-    return Opened(entry.name, loaded, tokenizer, vectors=(folder / SENTENCE_MODULES).is_file())
+    gives = (folder / SENTENCE_MODULES).is_file()
+    return Opened(entry.name, loaded, tokenizer, vectors=gives, pooling=_pooling(folder))
+
+
+def _pooling(folder: Path) -> str | None:
+    """How sentence-transformers makes a vector of the tokens' states; None for ways that ptw has not."""
+    file = folder / SENTENCE_POOLING
+    try:
+        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        modes = [values[key] for key in values if key == "pooling_mode"]
+        modes += [key.removeprefix("pooling_mode_") for key, on in values.items() if on is True]
+    except (OSError, ValueError, AttributeError) as error:
+        raise PtwError(f"{file}: cannot be read ({error}); fetch the model again") from error
+    found = {POOLING.get(str(mode)) for mode in modes if mode != "include_prompt"}
+    return found.pop() if len(found) == 1 else None
 
 
 def _loaded(folder: Path, root: Path, port: str | None) -> Loaded:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ptw.data.pack import PackedRow
 from ptw.errors import PtwError
+from ptw.evals.retrieval import Pooling, pooled
 from ptw.train.chance import random_state, restore_random
 from ptw.train.contrast import Compared
 from ptw.train.feed import Batch, batches
 from ptw.train.group import Group
-from ptw.train.judged import Rows, of_documents
-from ptw.train.scored import last
+from ptw.train.judged import Rows
 from ptw.train.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from ptw.train.run import Run
 
-Pooling = Literal["mean", "last"]  # of a document's tokens: the mean of all, or the last one
 Embed = Callable[[Rows], Tensor]
 Judge = Callable[[Tensor, Compared], dict[str, Tensor]]  # of all vectors of a step: its loss, and figures
 
@@ -42,11 +41,7 @@ def embedder(run: Run, model: nn.Module, pooling: Pooling) -> Embed:
     def embed(batch: Rows) -> Tensor:
         with run.computing():
             hidden_BTD = model(batch.ids_BT, batch.layout)
-        hidden_BTD = hidden_BTD.to(torch.promote_types(hidden_BTD.dtype, torch.float32))
-        if pooling == "last":
-            return last(hidden_BTD, batch)
-        lengths_K = of_documents(torch.ones_like(hidden_BTD[..., 0]), batch)
-        return of_documents(hidden_BTD, batch) / lengths_K[:, None]
+        return pooled(hidden_BTD, batch, pooling)
 
     return embed
 

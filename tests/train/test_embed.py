@@ -1,5 +1,6 @@
 """Vectors find their documents, gradients are those of the whole step, and sentence-transformers agrees."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ from ptw.evals.evaluate import evaluate
 from ptw.evals.rows import forward_of
 from ptw.ports.load import load
 from ptw.runs import record
-from ptw.train import vectors
+from ptw.train import sentence, vectors
 from ptw.train.feed import StepRows, batches
 from ptw.train.group import Group
 from ptw.train.moment import export, open_at
 from ptw.train.run import Run
 from ptw.workspace import rooms
 from ptw.workspace.check import problems
-from ptw.workspace.manifest import read
+from ptw.workspace.manifest import DatasetEntry, Share, read
 from tests.train.conftest import curve_of, declare, measured_of, planned, steps_of, together, trained
 from tests.train.test_adapted import with_base
 
@@ -223,18 +224,27 @@ def test_it_learns_to_find_and_sentence_transformers_gives_the_same_vectors(root
 
 
 def test_a_checkpoint_is_exported_as_the_run_is_and_gives_no_words(root: Path, tmp_path: Path) -> None:
-    found = trained(planned(root, "find", steps=2, eval_every=100))
+    found = trained(planned(root, "find", steps=2, pooling="last"))
     exported = export(read(root), f"{found.name}@2", tmp_path / "out")
     ours, theirs = found.folder / record.MODEL, exported
     names = sorted(str(file.relative_to(ours)) for file in ours.rglob("*") if file.is_file())
     assert names == sorted(str(file.relative_to(theirs)) for file in theirs.rglob("*") if file.is_file())
     assert {"modules.json", "1_Pooling/config.json", "config_sentence_transformers.json"} <= set(names)
     assert all((ours / name).read_bytes() == (theirs / name).read_bytes() for name in names)
+    said = {key: value for key, value in measured_of(found.folder)[-1].items() if "width" not in key}
     for name in (found.name, f"{found.name}@2"):
-        opened = open_at(read(root), name)
-        for asked in (lambda o=opened: evaluate(read(root), o), lambda o=opened: answer(o, "7?", 3, 0.0)):
-            with pytest.raises(PtwError, match="gives vectors, not words"):
-                asked()
+        opened, workspace = open_at(read(root), name), read(root)
+        measured = evaluate(workspace, opened)
+        assert measured.pop("pairs") == 24
+        for key, value in measured.items():
+            assert value == pytest.approx(said[f"held_out_{key}"])
+        with pytest.raises(PtwError, match="gives vectors, not words"):
+            evaluate(workspace, opened, "chats")
+        with pytest.raises(PtwError, match="gives vectors, not words"):
+            answer(opened, "7?", 3, 0.0)
+    words = dataclasses.replace(open_at(workspace, "tiny"), tokenizer=opened.tokenizer)
+    with pytest.raises(PtwError, match="tiny gives words, and dataset pairs has pairs"):
+        evaluate(workspace, words, "pairs")
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(root: Path) -> None:
@@ -246,6 +256,17 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(root: Path) -> Non
     found = trained(plan)
     assert curve_of(found.folder) == curve_of(undisturbed.folder)
     assert (found.folder / record.ADAPTER).is_dir()
+
+
+def test_prompts_are_those_of_the_datasets_and_of_a_mix_each_parts(root: Path) -> None:
+    plan = planned(root, "find")
+    assert sentence.prompts_of(plan) == {"query": "query: ", "document": ""}
+    parts = [
+        DatasetEntry(name, (name,), "pair", query_prompt=f"{name}: ", document_prompt="d: ") for name in "ab"
+    ]
+    mix = DatasetEntry("pairs", (), "mix", mix=tuple(Share(part, 1) for part in parts))
+    mixed = dataclasses.replace(plan, datasets={"pairs": mix})
+    assert sentence.prompts_of(mixed) == {"query-a": "a: ", "query-b": "b: ", "document": "d: "}
 
 
 def test_it_goes_on_from_an_embedding_model(root: Path) -> None:
