@@ -124,11 +124,11 @@ def _pooling(folder: Path) -> str | None:
     try:
         values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         modes = [values[key] for key in values if key == "pooling_mode"]
-        modes += [key.removeprefix("pooling_mode_") for key, on in values.items() if on is True]
+        prefix = "pooling_mode_"
+        modes += [key.removeprefix(prefix) for key, on in values.items() if key.startswith(prefix) and on]
     except (OSError, ValueError, AttributeError) as error:
         raise PtwError(f"{file}: cannot be read ({error}); fetch the model again") from error
-    found = {POOLING.get(str(mode)) for mode in modes if mode != "include_prompt"}
-    return found.pop() if len(found) == 1 else None
+    return POOLING.get(str(modes[0])) if len(modes) == 1 else None
 
 
 def _loaded(folder: Path, root: Path, port: str | None) -> Loaded:
