@@ -1,7 +1,6 @@
 """How often does a problem's vector find its solution among those of all test problems, before and after?"""
 
 import json
-import time
 import tomllib
 from pathlib import Path
 
@@ -65,9 +64,7 @@ def main() -> None:
     two_threads()
     with workspace(TOML) as root:
         counts = [write(problems / f"{name}.jsonl", root / "data") for name in ("train", "test")]
-        start = time.perf_counter()
         ptw(root, "train", "find")
-        took = time.perf_counter() - start
         lines = [json.loads(line) for line in (root / "runs/find-001/metrics.jsonl").read_text().splitlines()]
     measured = [line for line in lines if line["kind"] == "eval"]
     declared = tomllib.loads(TOML)
@@ -79,7 +76,6 @@ def main() -> None:
         for key in KEYS
         for when, line in (("before", measured[0]), ("after", measured[-1]))
     ]
-    figures.append(Figure("training, with both measurements", took / 60, "min"))
     about = (
         f"a llama of {shape['num_hidden_layers']} layers of {shape['hidden_size']} from scratch on "
         f"{counts[0]:,} problems of gsm8k, one epoch in steps of {settings['rows']} rows of "
