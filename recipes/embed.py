@@ -35,7 +35,6 @@ def train(run: Run, settings: Settings) -> None:
     model = run.model(pooling=settings.pooling)
     embed = vectors.embedder(run, model, settings.pooling)
     widths = vectors.widths_of(model, settings.widths)
-
     whole = vectors.Whole(run, embed, judge(settings, widths))
     optimizer = run.optimizer()
     for batch in run.batches():

@@ -16,10 +16,10 @@ from torch.nn.functional import normalize
 
 from ptw.data.pack import PackedRow
 from ptw.data.pair import Pairs
+from ptw.evals.loss import ROWS_AT_ONCE
 from ptw.evals.rows import Packed, forward_of, groups, last, of_documents
 
 Pooling = Literal["mean", "last"]  # of a document's tokens: the mean of all, or the last one
-ROWS_AT_ONCE = 8
 CUTS = (1, 10)
 AT_ONCE = 2**24  # scores
 MISSED = 2**31

@@ -29,7 +29,13 @@ def demand_closed(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["tokenizers/qwen2.5", "tokenizers/phi-3-mini", "tokenizers/gpt2", "stories260K/hf"]
+    "name",
+    [
+        "stories260K/hf",  # begins texts itself, can't pad
+        "tokenizers/gpt2",
+        "tokenizers/phi-3-mini",
+        pytest.param("tokenizers/qwen2.5", marks=pytest.mark.slow),
+    ],
 )
 def test_real_tokenizers_close_texts(real_data: Path, tmp_path: Path, name: str) -> None:
     demand_closed(load_tokenizer(real_data / name), tmp_path)
