@@ -18,7 +18,7 @@ from ptw.evals.evaluate import evaluate
 from ptw.evals.rows import forward_of
 from ptw.ports.load import load
 from ptw.runs import record
-from ptw.train import sentence, vectors
+from ptw.train import contrast, sentence, vectors
 from ptw.train.feed import StepRows, batches
 from ptw.train.group import Group
 from ptw.train.moment import export, open_at
@@ -140,7 +140,9 @@ def alone(ids: np.ndarray) -> Any:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_the_gradient_is_that_of_the_loss_written_out(root: Path, pooling: str) -> None:
+def test_the_gradient_is_that_of_the_loss_written_out(
+    root: Path, pooling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, model = begun(root, pooling=pooling)
     found = [
         row
@@ -153,7 +155,8 @@ def test_the_gradient_is_that_of_the_loss_written_out(root: Path, pooling: str) 
     plain.backward()
     wanted = gradients_of(model)
     assert len(wanted) == len(list(model.parameters()))
-    for at_once in (len(rows), 2, 1):
+    for at_once, scores in ((len(rows), 2**24), (2, 2**24), (1, 2**24), (2, 50)):
+        monkeypatch.setattr(contrast, "CHUNK_ELEMENTS", scores)
         shares = shares_of(run, model, rows, at_once)
         torch.testing.assert_close(shares["loss"], plain.detach(), rtol=1e-6, atol=1e-6)
         found = gradients_of(model)
