@@ -13,6 +13,7 @@ NAMES = (
     "lora_sft",
     "preferences",
     "distill",
+    "embed",
     "head_loss",
     "mix",
     "streaming",

@@ -15,7 +15,8 @@ def fit(
 ) -> tuple[Sequence[Sample], str | None]:
     """The sample's parts of at most `window` ids, and why it is refused, where it is.
 
-    `split` keeps every id once; `truncate` the first ids (of a pair the first of each), of events the newest.
+    `split` keeps every id once; `truncate` the first ids (of several documents the first of each, and the ids
+    that end them), of events the newest.
     PtwError: too_long = "error".
     """
     if not sample.learns:
@@ -33,7 +34,7 @@ def fit(
     if dataset.too_long == "drop":
         return (), f"{length} ids are more than the window of {window}"
     choices = '"truncate", "split" or "drop"'
-    if dataset.format in ("chat", "preference", "rated"):
+    if dataset.format in ("chat", "preference", "rated", "pair"):
         choices = '"truncate" or "drop"'
     elif dataset.format == "prompt":
         choices = '"drop"'
@@ -44,7 +45,7 @@ def fit(
 
 
 def _first(sample: Sample, window: int) -> Sample:
-    """The first ids of each document; a short one leaves its room to the others."""
+    """Of each document the first ids, and the last where it stays; a short one leaves its room to others."""
     kept = dict(enumerate(sample.documents))
     room, left = window, sorted(kept, key=lambda at: kept[at])
     for number, at in enumerate(left):
@@ -52,6 +53,8 @@ def _first(sample: Sample, window: int) -> Sample:
         room -= kept[at]
     begins = [0, *np.cumsum(sample.documents)]
     keep = np.concatenate([np.arange(begins[at], begins[at] + length) for at, length in kept.items()])
+    if sample.keeps_ends:
+        keep[np.cumsum(list(kept.values())) - 1] = np.array(begins[1:]) - 1
     lengths = tuple(kept.values()) if sample.lengths else ()
     return replace(sample, ids=sample.ids[keep], learn=sample.learn[keep], lengths=lengths)
 

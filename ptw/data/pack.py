@@ -16,8 +16,8 @@ class PackedRow:
     """`window` ids: documents of these `lengths` from the first id on, then padding.
 
     `targets` are already shifted: `targets[i]` follows `ids[i]` in its document, or is -100. `samples` are
-    the ids of the samples; each has one document, of preferences two. `ratings` are theirs, where they are
-    rated.
+    the ids of the samples, `documents` how many each of them has: one, of preferences two, of pairs two and
+    its negatives. `ratings` are theirs, where they are rated.
     """
 
     ids: np.ndarray
@@ -26,6 +26,7 @@ class PackedRow:
     samples: tuple[str, ...]
     epoch: int = 0
     ratings: tuple[float, ...] = ()
+    documents: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,4 +148,5 @@ def lay_out(samples: Sequence[Sample], window: int, pad_id: int, epoch: int = 0)
         tuple(sample.id for sample in samples),
         epoch,
         tuple(sample.rating for sample in samples if sample.rating is not None),
+        tuple(len(sample.documents) for sample in samples),
     )

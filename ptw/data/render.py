@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from ptw.data.messages import messages_of, require_all, short, tools_of
+from ptw.data.pair import render_texts
 from ptw.data.preference import render_pair
 from ptw.data.prompt import render_prompt
 from ptw.data.sample import Sample
@@ -60,8 +61,7 @@ def _text(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
     text = row.value.get("text")
     if not isinstance(text, str):
         raise PtwError(f"a text row needs `text`, a string; this row has {short(text)}")
-    around = [[] if id_ is None else [id_] for id_ in (tokenizer.bos_id, tokenizer.eos_id)]
-    ids = np.array([*around[0], *tokenizer.encode(text), *around[1]], dtype=np.int32)
+    ids = np.array(tokenizer.text_ids(text), dtype=np.int32)
     if len(ids) < 2 or not text:
         raise PtwError("the text is empty, so there is nothing to learn; drop the row")
     return Sample(row.place, ids, np.arange(len(ids)) > 0)
@@ -84,4 +84,5 @@ _RENDER = {
     "preference": render_pair,
     "prompt": render_prompt,
     "rated": _rated,
+    "pair": render_texts,
 }

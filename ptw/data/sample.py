@@ -11,7 +11,7 @@ class Sample:
 
     `learn[i]`: `ids[i]` is a target; the first id of a document never is. `lengths` are those of its
     documents, where it has several. `context` counts assistant turns that are context only. `rating` is what
-    a person or a teacher made of it.
+    a person or a teacher made of it. `keeps_ends`: a document that is cut keeps its last id.
     """
 
     id: str
@@ -20,6 +20,7 @@ class Sample:
     lengths: tuple[int, ...] = ()
     context: int = 0
     rating: float | None = None
+    keeps_ends: bool = False
 
     @property
     def documents(self) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """What are the figures of a run's model, or of a workspace's model, on held-out data?"""
 
 import math
+from typing import cast
 
 import torch
 
@@ -8,6 +9,7 @@ from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.evals.loss import summed_loss
 from ptw.evals.ranking import cases, metrics_of, model_ranks, popularity_ranks, split_of
+from ptw.evals.retrieval import Pooling, measured
 from ptw.runs.open import Opened, demand_words
 from ptw.workspace.manifest import DatasetEntry, Workspace
 from ptw.workspace.problem import hint_of
@@ -16,9 +18,14 @@ WINDOW = 1024  # for a model that no recipe gives one
 
 
 def evaluate(workspace: Workspace, opened: Opened, dataset: str | None = None) -> dict[str, float]:
-    """Events: the next item's recall and ndcg, popularity's beside them; else the mean loss of a token."""
-    demand_words(opened)
+    """Events: the next item's recall and ndcg, popularity's beside them; else the mean loss of a token.
+
+    Of a model that gives vectors: what those of pairs find.
+    """
     entry = _dataset(workspace, opened, dataset)
+    finds = opened.vectors and all(share.dataset.format == "pair" for share in entry.parts)
+    if not finds:
+        demand_words(opened)
     if opened.tokenizer is None:
         raise PtwError(
             f"{opened.name}: no tokenizer is known for it; evaluate a run, or add one to its folder"
@@ -36,10 +43,22 @@ def evaluate(workspace: Workspace, opened: Opened, dataset: str | None = None) -
             **metrics_of(popular, "popularity_"),
             "sequences": len(held_out),
         }
+    if not finds and any(share.dataset.format == "pair" for share in entry.parts):
+        raise PtwError(f"{opened.name} gives words, and dataset {entry.name} has pairs: name another dataset")
     stream = Stream(workspace.root, entry, opened.tokenizer, window=window, seed=0, epochs=1, shuffle=False)
+    if finds:
+        return measured(opened.loaded.module, stream, _pooling(opened), torch.device(device))
     total, tokens = summed_loss(opened.loaded.module, stream, torch.device(device))
     loss = total / max(1, tokens)
     return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": tokens}
+
+
+def _pooling(opened: Opened) -> Pooling:
+    if opened.pooling is None:
+        raise PtwError(
+            f"{opened.name}: its vectors are pooled as ptw has it not: neither the mean nor the last"
+        )
+    return cast(Pooling, opened.pooling)
 
 
 def _dataset(workspace: Workspace, opened: Opened, dataset: str | None) -> DatasetEntry:

@@ -1,8 +1,8 @@
 """How do packed rows become forward passes, the same number of them on every worker?"""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import NamedTuple, TypeVar
+from itertools import accumulate, islice
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,16 @@ from ptw.data.pack import IGNORED, PackedRow
 from ptw.nn.layout import Layout
 
 T = TypeVar("T")
+
+
+class Packed(Protocol):
+    """A forward pass of rows, whoever made it."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def rows(self) -> tuple[PackedRow, ...]: ...
 
 
 class Forward(NamedTuple):
@@ -28,6 +38,22 @@ def forward_of(rows: Sequence[PackedRow], device: torch.device) -> Forward:
     targets_BT = torch.from_numpy(np.stack([row.targets for row in rows])).long().to(device)
     layout = Layout.of_documents([row.lengths for row in rows], width=ids_BT.shape[1], device=device)
     return Forward(ids_BT, layout, targets_BT, tuple(rows))
+
+
+def of_documents(values: Tensor, batch: Packed) -> Tensor:
+    """(K, ...) sums of values (B, T, ...) over each document of the batch's samples, in their order."""
+    sums = batch.layout.summed(values)
+    counts = [len(row.lengths) if row.samples else 0 for row in batch.rows]
+    return torch.cat([sums[at, :count] for at, count in enumerate(counts)])
+
+
+def last(hidden_BTD: Tensor, batch: Packed) -> Tensor:
+    """(K, D) of the last token of each document, of rows that hold samples."""
+    places = [
+        (at, end - 1) for at, row in enumerate(batch.rows) if row.samples for end in accumulate(row.lengths)
+    ]
+    rows, ends = torch.tensor(places, dtype=torch.int64, device=hidden_BTD.device).view(-1, 2).unbind(-1)
+    return hidden_BTD[rows, ends]
 
 
 def dealt(rows: Sequence[PackedRow], rank: int, world: int) -> list[PackedRow]:

@@ -84,12 +84,13 @@ class Layout:
             found += [filler, *lengths] if self.padding == "left" else [*lengths, filler]
         return found
 
-    def summed(self, values_BT: Tensor) -> Tensor:
-        """(B, N) sums of the values of each of a row's documents, N being the most that a row has."""
+    def summed(self, values: Tensor) -> Tensor:
+        """(B, N, ...) sums of values (B, T, ...) over each document of a row; N is the most that any has."""
         most = max(map(len, self.lengths))
-        sums = values_BT.new_zeros(len(self.lengths), most + 1)
+        sums = values.new_zeros(len(self.lengths), most + 1, *values.shape[2:])
         place = torch.where(self.documents_BT == PADDING, most, self.documents_BT)
-        return sums.scatter_add(1, place, values_BT)[:, :most]
+        place = place.view(*place.shape, *(1 for _ in values.shape[2:])).expand_as(values)
+        return sums.scatter_add(1, place, values)[:, :most]
 
     def remember(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
         """What `make` gives for `key`, made once a batch."""

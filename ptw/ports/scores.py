@@ -80,7 +80,7 @@ def giving_scores(port: Port, labels: int) -> Port:
     def build(config: Any) -> nn.Module:
         module = port.Model(config)
         width = module.head().weight_VD.shape[1]  # type: ignore[operator]
-        for name in _own_head(module):
+        for name in own_head(module):
             owner, _, attribute = name.rpartition(".")
             module.get_submodule(owner).register_parameter(attribute, None)
         module.score = nn.Linear(width, labels, bias=False)
@@ -89,7 +89,7 @@ def giving_scores(port: Port, labels: int) -> Port:
 
     def weights(config: Any) -> list[Operator]:
         with torch.device("meta"):
-            gone = _own_head(port.Model(config))
+            gone = own_head(port.Model(config))
         operators = port.weights(config)
         dropped = [Absent(name) for one in operators if gone & set(one.ours) for name in names_of(one)]
         return [*(one for one in operators if not gone & set(one.ours)), *dropped, Same(SCORES)]
@@ -127,7 +127,7 @@ def classifier_config(hf_config: Mapping[str, Any], wanted: Scores) -> dict[str,
     }
 
 
-def _own_head(module: nn.Module) -> set[str]:
+def own_head(module: nn.Module) -> set[str]:
     """The names of the word head's matrix, where it is not the table of embeddings too."""
     matrix = module.head().weight_VD  # type: ignore[operator]
     named = module.named_parameters(remove_duplicate=False)

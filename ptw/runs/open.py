@@ -1,5 +1,6 @@
 """How is a run's model, or a model of workspace.toml, opened for use?"""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
 from ptw.workspace.manifest import ModelEntry, Workspace
 from ptw.workspace.problem import hint_of
 
+SENTENCE_MODULES = "modules.json"  # of sentence-transformers: the folder's model gives vectors
+SENTENCE_POOLING = "1_Pooling/config.json"
+POOLING = {"mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}  # by its names, old and new
 CHATS = {"chat", "preference", "rated"}  # formats that a chat template renders
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
@@ -29,6 +33,8 @@ class Opened:
     dataset: str | None = None
     window: int | None = None
     chats: bool | None = None
+    vectors: bool = False
+    pooling: str | None = None  # of a model that gives vectors: mean or last
 
 
 def open_named(workspace: Workspace, name: str) -> Opened:
@@ -54,7 +60,12 @@ def open_model(workspace: Workspace, name: str) -> tuple[Loaded, Tokenizer | Non
 
 
 def demand_words(opened: Opened) -> None:
-    """PtwError if the model gives scores of a text: it has no next token."""
+    """PtwError if the model gives scores or a vector of a text: it has no next token."""
+    if opened.vectors:
+        raise PtwError(
+            f"{opened.name} gives vectors, not words: `ptw eval` measures what they find in a dataset of "
+            "pairs, and sentence-transformers loads it with SentenceTransformer"
+        )
     if stored_scores(opened.loaded.hf_config):
         raise PtwError(
             f"{opened.name} gives scores, not words: its accuracy stands in its run's record, and "
@@ -83,6 +94,8 @@ def open_run_folder(workspace: Workspace, record: RunRecord, folder: Path, name:
         tokenizer=tokenizer,
         dataset=record.plan["eval_dataset"] or record.plan["dataset"],
         window=window if isinstance(window, int) else None,
+        vectors=(folder / SENTENCE_MODULES).is_file(),
+        pooling=_pooling(folder),
         chats=not _formats(record.plan["datasets"][record.plan["dataset"]]).isdisjoint(CHATS),
     )
 
@@ -100,7 +113,22 @@ def _open_model(workspace: Workspace, entry: ModelEntry) -> Opened:
     folder = resolve(entry.hf, entry.revision, workspace.root)
     has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
     loaded = _loaded(folder, workspace.root, entry.port)
-    return Opened(entry.name, loaded, load_tokenizer(folder) if has_tokenizer else None)
+    tokenizer = load_tokenizer(folder) if has_tokenizer else None
+    gives = (folder / SENTENCE_MODULES).is_file()
+    return Opened(entry.name, loaded, tokenizer, vectors=gives, pooling=_pooling(folder))
+
+
+def _pooling(folder: Path) -> str | None:
+    """How sentence-transformers makes a vector of the tokens' states; None for ways that ptw has not."""
+    file = folder / SENTENCE_POOLING
+    try:
+        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        modes = [values[key] for key in values if key == "pooling_mode"]
+        prefix = "pooling_mode_"
+        modes += [key.removeprefix(prefix) for key, on in values.items() if key.startswith(prefix) and on]
+    except (OSError, ValueError, AttributeError) as error:
+        raise PtwError(f"{file}: cannot be read ({error}); fetch the model again") from error
+    return POOLING.get(str(modes[0])) if len(modes) == 1 else None
 
 
 def _loaded(folder: Path, root: Path, port: str | None) -> Loaded:

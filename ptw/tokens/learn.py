@@ -42,7 +42,7 @@ def learn(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def texts_of(rows: Iterable[Row], format: str, name: str) -> Iterator[str]:
-    """The text of every row of a dataset of texts, chats, rated chats or preferences."""
+    """The text of every row of a dataset of texts, chats, rated chats, preferences or pairs."""
     for row in rows:
         if format == "text":
             yield _string(row, row.value, "text")
@@ -54,10 +54,20 @@ def texts_of(rows: Iterable[Row], format: str, name: str) -> Iterator[str]:
                     yield _string(row, row.value, key)
                 elif key in row.value:
                     yield from _contents(row, key)
+        elif format == "pair":
+            yield from (_string(row, row.value, key) for key in ("query", "positive"))
+            yield from (_string(row, {"negatives": text}, "negatives") for text in _negatives(row))
         else:
             raise PtwError(
                 f"tokenizer {name}: a dataset of format {format!r} has no text to learn; use `items` instead"
             )
+
+
+def _negatives(row: Row) -> list[Any]:
+    found = row.value.get("negatives") or []
+    if not isinstance(found, list):
+        raise PtwError(f"{row.place}: `negatives` must be a list of strings, this is {found!r}")
+    return found
 
 
 def _contents(row: Row, key: str) -> Iterator[str]:

@@ -74,6 +74,11 @@ class Tokenizer:
         """The ids of a text; `special` adds what the tokenizer puts around a text."""
         return self.encode_with_starts(text, special)[0]
 
+    def text_ids(self, text: str) -> list[int]:
+        """The ids of a text as a document of its own: between those that begin and end one, if there are."""
+        begin, end = ([] if id_ is None else [id_] for id_ in (self.bos_id, self.eos_id))
+        return [*begin, *self.encode(text), *end]
+
     def encode_with_starts(self, text: str, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids, and from which to which character of `text` each stands for."""
         try:

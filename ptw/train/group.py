@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 PATIENCE = timedelta(minutes=30)  # the others wait this long while one reads, counts or writes
 
@@ -53,6 +53,12 @@ class Group:
         distributed.all_reduce(total, group=self.channel)
         summed: list[float] = total.tolist()
         return summed
+
+    def added(self, tensor: Tensor) -> Tensor:
+        """The tensor, summed over the workers: where each fills other places of zeros, all of theirs."""
+        if self.world > 1:
+            distributed.all_reduce(tensor, group=self.channel)
+        return tensor
 
     def once(self, value: float) -> float:
         """What this worker adds to a sum over batches: nothing where another one answers for its batch."""

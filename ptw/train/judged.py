@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from ptw.evals.rows import Forward
+from ptw.evals.rows import Forward, of_documents
 from ptw.train.feed import Batch
 
 if TYPE_CHECKING:
     from ptw.train.run import Run
+
+__all__ = ["Judge", "Rows", "learn", "measure", "of_documents"]
 
 Rows = Forward | Batch
 Judge = Callable[[Rows], dict[str, Tensor]]  # of each sample: its loss, and figures to look at
@@ -33,10 +34,3 @@ def learn(run: Run, model: nn.Module, judge: Judge) -> None:
 def measure(run: Run, model: nn.Module, judge: Judge) -> None:
     if run.holds_out:
         run.log(**run.held_out_means(model, judge))
-
-
-def of_documents(values_BT: Tensor, batch: Rows) -> Tensor:
-    """(K,) sums over the tokens of each document of the batch's samples, in their order."""
-    sums = batch.layout.summed(values_BT)
-    counts = [len(row.lengths) if row.samples else 0 for row in batch.rows]
-    return torch.cat([sums[at, :count] for at, count in enumerate(counts)])

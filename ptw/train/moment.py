@@ -36,6 +36,7 @@ class Moment:
     settings: TrainingSettings
     group: Group
     tokenizer: Tokenizer
+    pooling: str | None  # of a model that gives vectors
     loaded: Loaded = field(init=False)
 
 
@@ -108,9 +109,10 @@ def _opened(workspace: Workspace, found: record.RunRecord, folder: Path) -> Mome
         demand_base(plan)
     with joined() as here:  # a base is packed where it was packed for training
         device = here.device if settings.adapter == "qlora" else torch.device("cpu")
-    moment = Moment(plan, settings, _alone(device), open_tokenizer(plan.workspace(), plan.tokenizer.name))
+    tokenizer, state = open_tokenizer(plan.workspace(), plan.tokenizer.name), checkpoint.state_of(folder)
+    moment = Moment(plan, settings, _alone(device), tokenizer, state.get("pooling"))
     try:
-        moment.loaded, _ = weights.open_for_training(moment, checkpoint.state_of(folder).get("scores"))
+        moment.loaded, _ = weights.open_for_training(moment, state.get("scores"))
         checkpoint.load(folder, moment.loaded.module, None)
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
         raise PtwError(f"{folder}: does not fit the model of the run: {checkpoint.reason(error)}") from error

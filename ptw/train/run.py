@@ -60,13 +60,13 @@ class Run:
         for note in self.tokenizer.notes:
             self.ledger.say(note)
 
-    def model(self, scores: int | None = None) -> nn.Module:
+    def model(self, scores: int | None = None, pooling: str | None = None) -> nn.Module:
         """The plan's model with fp32 master weights, spread over the workers; bf16 computes in bf16.
 
-        With `scores` it gives so many scores of a text in place of words. With an adapter nothing else
-        learns, but new scores: whatever is frozen has `requires_grad` False.
+        With `scores` it gives so many of a text in place of words, with `pooling` vectors. With an adapter
+        nothing else learns, but new scores: whatever is frozen has `requires_grad` False.
         """
-        settings, self._scores = self.settings, scores
+        settings, self._scores, self.pooling = self.settings, scores, pooling
         torch.manual_seed(settings.seed + self.group.data_rank)
         self.loaded, work = weights.open_for_training(self, scores)
         for note in self.loaded.notes:
@@ -179,20 +179,20 @@ class Run:
 
     def held_out_loss(self, model: nn.Module) -> float:
         """Mean loss of a token of `eval_dataset`; NaN without one."""
-        with self._off_the_clock():
+        with self.off_the_clock():
             return held_out.loss(self, model)
 
     def held_out_means(
         self, model: nn.Module, judge: Callable[[Forward], dict[str, Tensor]]
     ) -> dict[str, float]:
         """Means over `eval_dataset` of what `judge` says of the samples of a batch: by name, one for each."""
-        with self._off_the_clock():
+        with self.off_the_clock():
             means = held_out.means(self, model, judge)
         return {f"held_out_{name}": mean for name, mean in means.items()}
 
     def held_out_ranking(self, model: nn.Module) -> dict[str, float]:
         """Recall and ndcg of the held-out next item of each sequence of events."""
-        with self._off_the_clock():
+        with self.off_the_clock():
             return held_out.ranking(self, model)
 
     def keep_best(self, model: nn.Module, measured: dict[str, float], key: str) -> None:
@@ -201,7 +201,7 @@ class Run:
             hint = f"dataset {self.plan.dataset} needs leave_out = 2, and events of its own (no mix)"
             raise PtwError(f"settings: keep_best = true needs {key}, which is not measured here: {hint}")
         if measured[key] > self.best.score:
-            with self._off_the_clock():
+            with self.off_the_clock():
                 self.best = weights.keep(self, measured[key])
 
     def rows_ahead(self) -> Iterator[PackedRow]:
@@ -229,7 +229,7 @@ class Run:
         return nullcontext()
 
     @contextmanager
-    def _off_the_clock(self) -> Iterator[None]:
+    def off_the_clock(self) -> Iterator[None]:
         """What is measured between two steps is no part of the next one's time."""
         began = time.perf_counter()
         yield
@@ -265,6 +265,7 @@ class Run:
             "step": self.steps_done,
             "total": self.total_steps,
             "scores": self._scores,
+            "pooling": self.pooling,
             "feed": self._feed.state_dict(),
             "best": vars(self.best),
             "guard": self.guard.state_dict(),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ptw.errors import PtwError
+from ptw.evals.rows import last
 from ptw.train.judged import Rows
 
 if TYPE_CHECKING:
@@ -21,15 +21,6 @@ def scores(run: Run, model: nn.Module, batch: Rows) -> Tensor:
         hidden_BTD = model(batch.ids_BT, batch.layout)
         found_NL = model.head().logits(last(hidden_BTD, batch))  # type: ignore[operator]
     return found_NL.to(torch.promote_types(found_NL.dtype, torch.float32))
-
-
-def last(hidden_BTD: Tensor, batch: Rows) -> Tensor:
-    """(N, D) of each document's last token, of rows that hold samples."""
-    places = [
-        (at, end - 1) for at, row in enumerate(batch.rows) if row.samples for end in accumulate(row.lengths)
-    ]
-    rows, ends = torch.tensor(places, dtype=torch.int64, device=hidden_BTD.device).view(-1, 2).unbind(-1)
-    return hidden_BTD[rows, ends]
 
 
 def levels_of(batch: Rows, levels: int) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,12 +17,13 @@ from ptw.ports import adapter, adapting, compiled, quantise
 from ptw.ports.export import export
 from ptw.ports.load import Loaded, Spread, create, load
 from ptw.ports.port import Port
-from ptw.ports.scores import SCORES, Scores
+from ptw.ports.scores import SCORES, Scores, own_head
 from ptw.ports.source import resolve
 from ptw.runs.record import ADAPTER, MODEL
 from ptw.tokens import fingerprint
+from ptw.tokens.closing import closing
 from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
-from ptw.train import adapted, checkpoint
+from ptw.train import adapted, checkpoint, sentence
 from ptw.train.facts import demand_tokenizer
 from ptw.train.flops import Work, work_of
 from ptw.train.group import Group
@@ -53,14 +54,16 @@ class Holder(Protocol):
     group: Group
     tokenizer: Tokenizer
     loaded: Loaded
+    pooling: str | None  # of a model that gives vectors
 
 
 def open_for_training(run: Holder, labels: int | None) -> tuple[Loaded, Work]:
     """The plan's model, spread over the workers, and what it computes, which is seen before it is cut.
 
-    With `labels` it gives so many scores of a text in place of words. In fp32; beneath an adapter in the
-    precision of the run. PtwError if the tokenizer is not the run's, or not the model's: its table lacks ids,
-    or it had others; for an adapter that can't be; and if it cannot be spread as the cluster asks.
+    With `labels` it gives so many scores of a text in place of words; where it gives vectors its head is
+    frozen. In fp32; beneath an adapter in the precision of the run. PtwError if the tokenizer is not the
+    run's, or not the model's: its table lacks ids, or it had others; for an adapter that can't be; and if it
+    cannot be spread as the cluster asks.
     """
     works: list[Work] = []
     plan, group, settings = run.plan, run.group, run.settings
@@ -79,11 +82,22 @@ def open_for_training(run: Holder, labels: int | None) -> tuple[Loaded, Work]:
         if labels is not None:
             loaded.module.get_parameter(SCORES).requires_grad_(True)
         measured(loaded.module, loaded.port, getattr(loaded.module, "config", None))
+    work = works[0]
+    if run.pooling is not None:
+        work = _without_words(run, loaded, work)
     if settings.compile:
         _compile(loaded, plan.model.name)
     if plan.cluster.recompute:
         recompute(loaded.module)
-    return loaded, works[0]
+    return loaded, work
+
+
+def _without_words(run: Holder, loaded: Loaded, work: Work) -> Work:
+    """Its head learns nothing and is no work. PtwError before the first step if its export would not do."""
+    for name in own_head(loaded.module):
+        loaded.module.get_parameter(name).requires_grad_(False)
+    closing(run.tokenizer)
+    return replace(work, per_target=0.0)
 
 
 def _compile(loaded: Loaded, model: str) -> None:
@@ -240,8 +254,13 @@ def write_model(run: Holder, folder: Path, state: Mapping[str, Tensor]) -> list[
     plain = quantise.unpacked(run.loaded.module, state)
     plain, lost = adapting.merged(run.loaded.module, plain, dtype if narrow else None)
     export(run.loaded, folder, state=plain)
-    run.tokenizer.save(folder)
-    _write_generation_config(run.tokenizer, folder)
+    if run.pooling is None:
+        run.tokenizer.save(folder)
+        _write_generation_config(run.tokenizer, folder)
+    else:
+        closing(run.tokenizer).save(folder)
+        width = run.loaded.module.head().weight_VD.shape[1]  # type: ignore[operator]
+        sentence.write(folder, run.pooling, width, run.settings.window, sentence.prompts_of(run.plan))
     told = []
     if run.settings.adapter != "none" and SCORES in state:
         told.append("no adapter/ is written: it would lack the scores; model/ has both")

@@ -13,7 +13,8 @@ from ptw.workspace.recipe_check import recipe_problems
 from ptw.workspace.schema import violations
 
 SECTIONS = ("models", "tokenizers", "datasets", "clusters", "recipes")
-ROWS_KEYS = ("source", "format", "leave_out", "too_long")  # of a dataset that has rows of its own
+PROMPTS = ("query_prompt", "document_prompt")  # of a dataset of pairs
+ROWS_KEYS = ("source", "format", "leave_out", "too_long", *PROMPTS)  # of a dataset that has rows of its own
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,17 @@ def dataset_problems(document: Document, name: str, entry: Entry) -> Iterator[Pr
         where = (*path, "leave_out")
         hint = "remove it, and declare the held-out rows as a dataset of their own"
         yield document.problem(where, entry["leave_out"], f"only events can be left out, not {form}", hint)
-    whole = {"chat": "a chat", "preference": "a pair of answers", "rated": "a rated chat"}
+    for key in PROMPTS if form not in ("pair", None) else ():
+        if key in entry:
+            hint = 'remove it, or give the dataset format = "pair"'
+            message = f"only pairs have prompts, not {form}"
+            yield document.problem((*path, key), entry[key], message, hint)
+    whole = {
+        "chat": "a chat",
+        "preference": "a pair of answers",
+        "rated": "a rated chat",
+        "pair": "a query with its documents",
+    }
     if form in whole and entry.get("too_long") == "split":
         hint, what = "choose error, truncate or drop", whole[form]
         yield document.problem((*path, "too_long"), "split", f"{what} cannot be split", hint)

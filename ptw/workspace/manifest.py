@@ -40,6 +40,8 @@ class DatasetEntry:
     format: str
     leave_out: int = 0
     too_long: str = "error"
+    query_prompt: str = ""  # of pairs: what stands before every query
+    document_prompt: str = ""
     mix: tuple["Share", ...] = ()
 
     @property

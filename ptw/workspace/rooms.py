@@ -17,13 +17,14 @@ ROOMS = ("models", "recipes", "rewards", "verifiers")
 WITHOUT_PORT = "hf"  # `port = "hf"`: Hugging Face's own class although there is a port
 
 TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
-LIST = "list[str]"
+LISTS: dict[str, type] = {"list[str]": str, "list[int]": int}
 WORDS = {
     "int": "an integer",
     "float": "a finite number",
     "str": "a string",
     "bool": "true or false",
-    LIST: "a list of one or more strings",
+    "list[str]": "a list of one or more strings",
+    "list[int]": "a list of one or more integers",
 }
 BOOLEANS = {"true": True, "false": False}
 
@@ -35,7 +36,7 @@ class SettingField:
     type: str  # as it is written, e.g. "int | None"
     default: object
     required: bool
-    types: tuple[str, ...]  # of int, float, str, bool, list[str]
+    types: tuple[str, ...]  # of int, float, str, bool, list[str], list[int]
     choices: tuple[object, ...]  # of a Literal
     optional: bool  # may be None, which TOML says by leaving the key out
 
@@ -55,7 +56,7 @@ class SettingField:
         candidates: list[object] = [None] if self.optional and text == "none" else []
         candidates += [choice for choice in self.choices if str(choice) == text]
         candidates += [BOOLEANS[text]] if text in BOOLEANS else []
-        for convert in (int, float):
+        for convert in (int, float, integers):
             try:
                 candidates.append(convert(text))
             except ValueError:
@@ -64,6 +65,10 @@ class SettingField:
             if self.fault(value) is None:
                 return value
         raise ValueError(self.fault(text))
+
+
+def integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
 
 
 def stock(room: str) -> Path:
@@ -194,8 +199,12 @@ def line_in(path: Path, error: Exception) -> str:
 
 
 def fits(value: object, name: str) -> bool:
-    if name == LIST:
-        return isinstance(value, list) and bool(value) and all(part and type(part) is str for part in value)
+    if name in LISTS:
+        return (
+            isinstance(value, list)
+            and bool(value)
+            and all(type(part) is LISTS[name] and part != "" for part in value)
+        )
     if isinstance(value, bool):
         return name == "bool"
     if name == "float" and isinstance(value, int):
@@ -213,14 +222,16 @@ def field_of(path: Path, node: ast.AnnAssign) -> SettingField:
     for part in alternatives(node.annotation):
         if isinstance(part, ast.Name) and part.id in TYPES:
             types.append(part.id)
-        elif ast.unparse(part) == LIST:
-            types.append(LIST)
+        elif ast.unparse(part) in LISTS:
+            types.append(ast.unparse(part))
         elif isinstance(part, ast.Constant) and part.value is None:
             optional = True
         elif isinstance(part, ast.Subscript) and ast.unparse(part.value) in ("Literal", "typing.Literal"):
             choices += literal(path, part.slice, tuple_of=True)
         else:
-            hint = "a setting is int, float, str, bool, list[str], a Literal, or one of these | None"
+            hint = (
+                "a setting is int, float, str, bool, list[str], list[int], a Literal, or one of these | None"
+            )
             raise PtwError(f"{path}:{node.lineno}: Settings.{ast.unparse(node.target)}: {written}: {hint}")
     required = node.value is None
     default = None if node.value is None else literal(path, node.value)

@@ -51,9 +51,8 @@ def with_base(root: Path, port: str | None = None, recipe: str = "sft", **sizes:
     """The tiny workspace, with a checkpoint of Hugging Face's own class in place of the shape."""
     make_workspace(root, recipe=recipe)
     torch.manual_seed(3)
-    LlamaForCausalLM(LlamaConfig(**{**SIZES, **sizes}, tie_word_embeddings=True)).save_pretrained(
-        root / "base"
-    )
+    shape = LlamaConfig(**{**SIZES, "tie_word_embeddings": True, **sizes})
+    LlamaForCausalLM(shape).save_pretrained(root / "base")
     text = (root / "workspace.toml").read_text()
     before, _, rest = text.partition("[models.tiny.config]")
     entry = f'[models.tiny]\nhf = "base"\n{f"port = {port!r}" if port else ""}\n'

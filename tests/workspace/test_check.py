@@ -246,7 +246,7 @@ def test_a_setting_without_a_default_is_asked_for(root: Path) -> None:
     [
         ("def train(:\n", "not Python"),
         ("x = 1\n", "has no Settings"),
-        ("class Settings:\n    a: list[int] = 3\n", "a setting is int"),
+        ("class Settings:\n    a: list[float] = 3\n", "a setting is int"),
         ("class Settings:\n    a: int = len('x')\n", "write the value itself"),
     ],
 )

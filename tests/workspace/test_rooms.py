@@ -97,6 +97,7 @@ class Settings:
     on: bool = True
     name: str
     layers: Literal["all"] | list[str] = "all"
+    widths: list[int] | None = None
 
     def doubled(self): ...
 """
@@ -108,6 +109,7 @@ def test_settings_are_read_without_running_the_file(tmp_path: Path) -> None:
     assert {name: field.default for name, field in fields.items()} == {
         **{"steps": 10, "rate": -1e-3, "kind": None, "width": 2, "on": True, "name": None},
         "layers": "all",
+        "widths": None,
     }
     assert [name for name, field in fields.items() if field.required] == ["name"]
     assert fields["width"].type == "int | float | None"
@@ -128,6 +130,10 @@ def test_settings_are_read_without_running_the_file(tmp_path: Path) -> None:
         ("name", "", ""),
         ("layers", "all", "all"),
         ("layers", "q_proj,v_proj", ["q_proj", "v_proj"]),
+        ("layers", "1,2", ["1", "2"]),
+        ("widths", "64", [64]),
+        ("widths", "64,128", [64, 128]),
+        ("widths", "none", None),
     ],
 )
 def test_a_text_becomes_the_settings_value(tmp_path: Path, name: str, text: str, value: object) -> None:
@@ -147,6 +153,8 @@ def test_a_text_becomes_the_settings_value(tmp_path: Path, name: str, text: str,
         ("on", "1"),
         ("steps", "none"),
         ("layers", ""),
+        ("widths", "64,"),
+        ("widths", "64,x"),
     ],
 )
 def test_a_wrong_text_is_refused(tmp_path: Path, name: str, text: str) -> None:
@@ -161,6 +169,14 @@ def test_a_list_holds_strings(tmp_path: Path, value: object) -> None:
     field = rooms.settings_fields(tmp_path / "recipe.py")["layers"]
     assert field.fault(value) == "it must be a list of one or more strings or 'all'"
     assert field.fault(["q", "v"]) is None
+
+
+@pytest.mark.parametrize("value", [[], 3, [3, "q"], [True], [1.0]])
+def test_a_list_holds_integers(tmp_path: Path, value: object) -> None:
+    (tmp_path / "recipe.py").write_text(SETTINGS)
+    field = rooms.settings_fields(tmp_path / "recipe.py")["widths"]
+    assert field.fault(value) == "it must be a list of one or more integers"
+    assert field.fault([64, 32]) is None
 
 
 INHERITS = """

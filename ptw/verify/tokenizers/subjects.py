@@ -12,9 +12,11 @@ from typing import Any
 from ptw.errors import PtwError
 from ptw.files.find import find
 from ptw.files.read import Row, read
+from ptw.runs.open import SENTENCE_MODULES
 from ptw.runs.record import RunRecord, model_folder
 from ptw.tokens import awkward, sides
 from ptw.tokens.awkward_chats import AwkwardChat, chats
+from ptw.tokens.closing import closing
 from ptw.tokens.sides import Side
 from ptw.tokens.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, source_folder
 from ptw.workspace.manifest import DatasetEntry, TokenizerEntry, Workspace
@@ -86,6 +88,8 @@ def trained(workspace: Workspace, record: RunRecord, level: str, seed: int) -> S
     folder = model_folder(record)
     found = _of_export(folder)
     tokenizer = _of_run(workspace, record, folder, found)
+    if (folder / SENTENCE_MODULES).is_file():
+        tokenizer = closing(tokenizer)
     return _subject(workspace, record.name, tokenizer, found, level, seed)
 
 
@@ -209,7 +213,8 @@ def _of_dataset(root: Path, dataset: DatasetEntry) -> tuple[dict[str, str], dict
     texts, talks = {}, {}
     for row in islice(_rows(root, dataset), ROWS):
         messages, items, tools = (row.value.get(key) for key in ("messages", "items", "tools"))
-        said = [row.value.get("text"), " ".join(map(str, items)) if isinstance(items, list) else None]
+        said = [row.value.get(key) for key in ("text", "query", "positive")]
+        said += [" ".join(map(str, items))] if isinstance(items, list) else []
         if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
             talks[row.place] = AwkwardChat(messages, tools if isinstance(tools, list) else None)
             said += [message.get("content") for message in messages]
