@@ -32,8 +32,11 @@ def fit(
         return (cut,), None
     if dataset.too_long == "drop":
         return (), f"{length} ids are more than the window of {window}"
-    whole = dataset.format in ("chat", "preference", "rated")
-    choices = '"truncate" or "drop"' if whole else '"truncate", "split" or "drop"'
+    choices = '"truncate", "split" or "drop"'
+    if dataset.format in ("chat", "preference", "rated"):
+        choices = '"truncate" or "drop"'
+    elif dataset.format == "prompt":
+        choices = '"drop"'
     raise PtwError(
         f"{sample.id}: {length} ids are more than the window of {window}; widen the window, or set in "
         f"[datasets.{dataset.name}] too_long = {choices}"

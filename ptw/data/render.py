@@ -6,6 +6,7 @@ import numpy as np
 
 from ptw.data.messages import messages_of, require_all, short, tools_of
 from ptw.data.preference import render_pair
+from ptw.data.prompt import render_prompt
 from ptw.data.sample import Sample
 from ptw.data.turns import render_chat
 from ptw.errors import PtwError
@@ -76,4 +77,11 @@ def _event(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
     return Sample(row.place, ids, np.arange(len(ids)) > 0)
 
 
-_RENDER = {"chat": _chat, "text": _text, "event": _event, "preference": render_pair, "rated": _rated}
+_RENDER = {
+    "chat": _chat,
+    "text": _text,
+    "event": _event,
+    "preference": render_pair,
+    "prompt": render_prompt,
+    "rated": _rated,
+}

@@ -21,24 +21,29 @@ def generate(
     max_new_tokens: int,
     stop_ids: Collection[int] = (),
     temperature: float = 0.0,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     allowed_ids: Collection[int] | None = None,
     agreed: Callable[[bool], bool] = bool,
 ) -> list[list[int]]:
     """New tokens of each prompt, uneven prompts in one batch; a stop token ends a sequence and is kept.
 
-    temperature 0 takes the most likely token, else softmax(logits / temperature) is drawn from, by `seed`.
+    temperature 0 takes the most likely token, else softmax(logits / temperature) is drawn from, by `seed`;
+    with a seed for each prompt, what is drawn for one does not depend on the others beside it.
     Only ids of the vocabulary (or `allowed_ids`) are ever drawn, never the padded rows of the head. `agreed`:
     whether to go on, of whether any sequence here does: for workers that hold a model between them.
     """
     assert all(prompts), "every prompt needs a token"
     logits_of = _cached(model) if getattr(model, "has_cache", True) else _recomputed(model)
-    generator = torch.Generator().manual_seed(seed)
+    seeds = [seed] if isinstance(seed, int) else seed
+    generators = [torch.Generator().manual_seed(one) for one in seeds]
+    assert isinstance(seed, int) or len(seeds) == len(prompts), "one seed, or one for each prompt"
     fresh = [list(prompt) for prompt in prompts]
     drawn: list[list[int]] = [[] for _ in prompts]
     going = [True] * len(prompts)
     for _ in range(max_new_tokens):
-        tokens = _draw(_only(logits_of(fresh), allowed_ids), temperature, generator)
+        tokens = _draw(
+            _only(logits_of(fresh), allowed_ids), temperature, generators, shared=isinstance(seed, int)
+        )
         for sequence, token in enumerate(tokens):
             if going[sequence]:
                 drawn[sequence].append(token)
@@ -95,8 +100,15 @@ def _only(logits_BV: Tensor, allowed_ids: Collection[int] | None) -> Tensor:
     return masked
 
 
-def _draw(logits_BV: Tensor, temperature: float, generator: torch.Generator) -> list[int]:
+def _draw(
+    logits_BV: Tensor, temperature: float, generators: Sequence[torch.Generator], shared: bool
+) -> list[int]:
     if temperature == 0:
         return [int(token) for token in logits_BV.argmax(-1)]
-    probabilities = (logits_BV / temperature).softmax(-1)
-    return [int(token) for token in torch.multinomial(probabilities, 1, generator=generator)[:, 0]]
+    probabilities_BV = (logits_BV / temperature).softmax(-1)
+    if shared:
+        return [int(token) for token in torch.multinomial(probabilities_BV, 1, generator=generators[0])[:, 0]]
+    # the first token at which the summed probability exceeds a number of the row's own
+    sums_BV = probabilities_BV.double().cumsum(-1)
+    drawn_B1 = torch.stack([torch.rand(1, dtype=torch.float64, generator=one) for one in generators])
+    return torch.searchsorted(sums_BV, drawn_B1 * sums_BV[:, -1:], right=True)[:, 0].tolist()

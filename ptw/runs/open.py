@@ -15,7 +15,7 @@ from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
 from ptw.workspace.manifest import ModelEntry, Workspace
 from ptw.workspace.problem import hint_of
 
-CHATS = {"chat", "preference", "rated"}  # formats that a chat template renders
+CHATS = {"chat", "preference", "prompt", "rated"}  # formats that a chat template renders
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -93,6 +93,8 @@ def _formats(dataset: dict[str, Any]) -> set[str]:
 
 
 def _open_model(workspace: Workspace, entry: ModelEntry) -> Opened:
+    if entry.endpoint is not None:
+        raise PtwError(f"model {entry.name}: {entry.endpoint} serves it, and there are no weights of it here")
     if entry.hf is None:
         raise PtwError(
             f"model {entry.name} is a shape to train from scratch: name a run of a recipe that uses it"
