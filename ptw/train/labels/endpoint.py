@@ -186,8 +186,6 @@ def _reply(response: httpx.Response) -> Reply | None:
         refused = "the endpoint's content filter took the answer"
     elif said.get("refusal"):
         refused = f"the model refuses: {said['refusal']}"
-    elif "content" not in message and "tool_calls" not in message and finish != "length":
-        refused = "the answer is empty"
     tokens = (count if isinstance(count, int) else None for count in counts)
     return Reply(_encodable(message), refused, finish == "length", *tokens)
 

@@ -20,15 +20,16 @@ LABELS = "labels.jsonl"
 REFUSED = "refused.jsonl"
 
 
-def publish(run: Labelling, format: str, lines: Iterable[Line], **beside: float) -> None:
+def publish(run: Labelling, format: str, lines: Iterable[Line]) -> None:
     """Write labels.jsonl, and refused.jsonl where rows were refused; the first worker does.
 
-    PtwError where nothing but refused rows is left. beside: figures of the whole run.
+    PtwError where nothing but refused rows is left.
     """
     if run.group.first:
         folder = run.plan.run_folder()
         figures, first = _written(folder, lines)
-        run.ledger.metric("eval", run.steps_done, **figures, **beside)
+        spent = {} if run.spent_usd is None else {"spent_usd": run.spent_usd}
+        run.ledger.metric("eval", run.steps_done, **figures, **spent)
         if not figures["rows"]:
             raise PtwError(
                 f"all {figures['refused']} rows were refused, the first, {first}; all: {folder / REFUSED}"

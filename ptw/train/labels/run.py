@@ -59,6 +59,11 @@ class Labelling:
         return 0 if self._progress is None else self._progress.done
 
     @property
+    def spent_usd(self) -> float | None:
+        """What the run has cost, or may have, answers that were lost included; None: nobody knows."""
+        return None if self._progress is None else self._progress.usd
+
+    @property
     def by_endpoint(self) -> bool:
         """Whether the teacher is not here."""
         return self.plan.model.endpoint is not None
@@ -103,6 +108,8 @@ class Labelling:
 
     def fault_of(self, item: Item, message: Message) -> str | None:
         """Why training would refuse the chat with this answer, if it would."""
+        if not message.get("content") and not message.get("tool_calls"):
+            return "the answer is empty"
         chat = {**item.rest, "messages": [*item.messages, message]}
         try:
             render(Row("", chat), replace(self.dataset, format="chat"), self.tokenizer)
