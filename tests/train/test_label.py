@@ -1,5 +1,6 @@
 """A teacher labels each row once: however often it is killed, and on however many workers, to the byte."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -396,13 +397,11 @@ def test_two_workers_label_as_one(root: Path, models: dict[str, Path], recipe: s
     """Each with the whole model, or both with one between them; and either goes on with the other's."""
     other = with_questions(root.parent / "other", models)
     undisturbed = bytes_of(trained(planned(other, recipe)).folder)
-    toml = root / "workspace.toml"
-    text = toml.read_text().replace(f"[recipes.{recipe}]\n", f'[recipes.{recipe}]\ncluster = "{cluster}"\n')
-    toml.write_text(text)
     plan = planned(root, recipe)
     folder = plan.run_folder()
     trained(plan, lambda: len(said_of(folder)) >= 6)  # one worker begins
-    record.change(folder, state="running")
+    plan = dataclasses.replace(plan, cluster=read(root).clusters[cluster])
+    record.change(folder, state="running", plan=plan.as_json())
     for done in together(plan, 2):
         assert done.returncode == 0, done.stderr
     assert bytes_of(folder) == undisturbed
