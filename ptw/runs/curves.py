@@ -45,7 +45,6 @@ TRAINED = (
     Kind("learning rate", ("learning_rate",), short),
     Kind("gradient norm", ("gradient_norm",), short),
     SPEED,
-    Kind("dollars", ("usd",), short),
     Kind("MFU", ("mfu",), percent),
     Kind("packing", ("packing",), percent),
     Kind("waiting for data", ("feed_seconds", "seconds"), percent),
