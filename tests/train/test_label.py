@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from tests.train.conftest import (
     together,
     trained,
 )
+from tests.train.served import serving
 from tests.train.test_distill import ALONE
 from tests.train.test_launch import is_gone, processes_of
 
@@ -89,6 +91,7 @@ tokenizer = "words"
 dataset = "pairs"
 settings = {{ steps = 4, window = 128, rows = 3, learning_rate = 3e-3 }}
 """
+FAR = '[models.far]\n{}\n[recipes.best]\nrecipe = "label"\nmodel = "far"'
 QUESTIONS = 23
 PATIENCE_SECONDS = 120
 
@@ -248,7 +251,7 @@ def test_of_several_answers_the_judge_says_which_to_keep(root: Path, models: dic
         labels_of(trained(planned(root, "best", keep=k)).folder) for k in ("all", "best", "pair")
     )
     drawn = every + labels_of(root / "runs" / "best-001", "refused")
-    keys = sorted((row["id"], row["answer"]) for row in drawn)
+    keys = sorted((row["id"], row["draw"]) for row in drawn)
     assert keys == [(n, k) for n in range(QUESTIONS) for k in range(3)]
     for row in best:
         mine = [one for one in every if one["id"] == row["id"]]
@@ -276,6 +279,39 @@ def test_of_several_answers_the_judge_says_which_to_keep(root: Path, models: dic
     declare(root, "".join(tables) + with_judged)
     assert problems(root) == []
     assert steps_of(trained(planned(root, "again", steps=1, window=128, rows=2)).folder)
+
+
+def test_an_endpoints_answers_are_judged_here(root: Path) -> None:
+    with serving() as server:
+        endpoint = f'endpoint = "{server.url}"\nserved_as = "adder"'
+        toml = root / "workspace.toml"
+        text = toml.read_text().replace(
+            '[recipes.best]\nrecipe = "label"\nmodel = "big"', FAR.format(endpoint)
+        )
+        toml.write_text(text)
+        rows = labels_of(trained(planned(root, "best", keep="best")).folder)
+        assert len(server.asked) == 3 * QUESTIONS
+    assert len(rows) == QUESTIONS
+    with serving() as other:
+        toml.write_text(text.replace(server.url, other.url))
+        refused = labels_of(trained(planned(root, "best", keep="best", window=60)).folder, "refused")
+    assert refused
+    for row in refused:
+        assert re.fullmatch(r"all 3 answers: \d+ ids, and there is room for 60", row["refused"])
+
+
+def test_refused_rows_can_be_asked_again(root: Path) -> None:
+    first = trained(planned(root, "answers", cut_off="refuse", max_new_tokens=2, temperature=1))
+    refused = labels_of(first.folder, "refused")
+    assert refused
+    toml = root / "workspace.toml"
+    source = f'source = "runs/{first.name}/refused.jsonl"'
+    toml.write_text(toml.read_text().replace('source = "data/questions.jsonl"', source))
+    again = trained(planned(root, "answers", temperature=1, max_new_tokens=20))
+    rows = labels_of(again.folder)
+    assert rows
+    assert {row["id"] for row in rows} <= {row["id"] for row in refused}
+    assert not any("refused" in row or "message" in row for row in rows)
 
 
 def test_chats_are_scored_as_transformers_scores_them(root: Path, models: dict[str, Path]) -> None:

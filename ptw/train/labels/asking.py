@@ -73,13 +73,16 @@ class Asking:
         What is under way when the run is to end is paid for, so it is waited for and written down.
         """
         with ThreadPoolExecutor(self._run.settings.concurrency) as pool:
-            busy = True
-            while busy:
-                self._work(pool)
-                stops, faults, broke, busy = self._tell(progress)
-                if stops or faults:
-                    self._closing = True
-                    self._endpoint.ending.set()
+            try:
+                busy = True
+                while busy:
+                    self._work(pool)
+                    stops, faults, broke, busy = self._tell(progress)
+                    if stops or faults:
+                        self._closing = True
+                        self._endpoint.ending.set()
+            finally:
+                self._endpoint.ending.set()  # nobody waits for another try
         self._endpoint.close()
         for fault in self._run.group.gathered(self._fault) if faults else ():
             if fault is not None:
@@ -88,7 +91,6 @@ class Asking:
             raise Stopped
         if broke:
             self._demand_money(progress)
-        self._write_rejected()
 
     def _share(self) -> Iterator[_Question]:
         keys = (
@@ -114,6 +116,8 @@ class Asking:
     def _tell(self, progress: Progress) -> list[bool]:
         """Of any worker: whether to stop, whether it has a fault, is broke, or has work left."""
         waits = self._next is not None and not self._closing and not self._broke
+        if self._next is None and not self._under_way and not self._closing and self._fault is None:
+            self._write_rejected()  # all were asked, so that these were at fault themselves
         flags = (
             self._closing or self._run.is_asked_to_stop(),
             self._fault is not None,

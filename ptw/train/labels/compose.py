@@ -42,17 +42,17 @@ def every(item: Item, found: Sequence[Answered]) -> Iterator[Line]:
     """Each answer as a chat, with its rating where there is one."""
     for one in found:
         if one.refused is None:
-            yield {**_chat(item, one), "answer": one.number, **_origin(item, [one.said])}
+            yield {**_chat(item, one), "draw": one.number, **_origin(item, [one.said])}
         else:
             said = {"message": one.said["message"]} if "message" in one.said else {}
-            yield _refused(item, one.refused, [one], answer=one.number, **said)
+            yield _refused(item, one.refused, [one], draw=one.number, **said)
 
 
 def best(item: Item, found: Sequence[Answered]) -> Iterator[Line]:
     """The best of the answers as a chat."""
     good = _good(found)
     if good:
-        yield {**_chat(item, good[0]), "answer": good[0].number, **_costs(item, found)}
+        yield {**_chat(item, good[0]), "draw": good[0].number, **_costs(item, found)}
     else:
         yield _refused(item, f"all {len(found)} answers: {found[0].refused}", found)
 

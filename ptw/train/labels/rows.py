@@ -17,7 +17,8 @@ from ptw.train.labels.store import Key
 from ptw.workspace.manifest import DatasetEntry
 
 LOOK_AHEAD = 32  # batches whose rows are sorted by length
-ASKED = ("prompt", "messages")  # keys of a row that its label has in another form
+# keys of a row that its label says in another form, or that an earlier refusal said
+OWN = ("prompt", "messages", "message", "refused")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def items(root: Path, dataset: DatasetEntry) -> Iterator[Item]:
             messages, tools = of(row.value)
         except PtwError as error:
             raise PtwError(f"{row.place}: {error}") from error
-        rest = {key: value for key, value in row.value.items() if key not in ASKED}
+        rest = {key: value for key, value in row.value.items() if key not in OWN}
         yield Item(number, row.place, messages, tools, rest)
 
 

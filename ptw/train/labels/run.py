@@ -101,7 +101,7 @@ class Labelling:
             self._progress = self._begun(self.rows, len(stage), None)
         self._say(
             stage,
-            self._texts(stage, self._chats(answers), self.settings.window),
+            self._texts(stage, self._chats(answers), self.settings.window, paid=answers is not None),
             lambda: scores_of(self, self._opened(model, role, gives_scores=True)),
         )
         return stage
@@ -141,8 +141,10 @@ class Labelling:
             raise PtwError(f"recipe {plan.recipe}: nothing is learnt: remove eval_dataset")
         if self.group.tensor > 1:
             raise PtwError(f"cluster {plan.cluster.name}: each worker labels rows of its own: set tensor = 1")
-        beside = OF_A_MODEL if self.by_endpoint else OF_AN_ENDPOINT
-        settings.demand_unset(beside, f"on model {plan.model.name}")
+        if not self.by_endpoint:
+            settings.demand_unset(OF_AN_ENDPOINT, f"on model {plan.model.name}, which is here")
+        elif not plan.roles:  # else a judge is here
+            settings.demand_unset(OF_A_MODEL, f"on model {plan.model.name}, which is behind an endpoint")
 
     def _begun(self, total: int, done: int, usd: float | None) -> Progress:
         if done:
@@ -194,15 +196,18 @@ class Labelling:
             raise PtwError(f"{item.place}: {error}") from error
         return ids
 
-    def _texts(self, stage: Stage, texts: Iterator[Text], room: int) -> Iterator[Text]:
-        """Those that there is room for. PtwError names a longer one where too_long says so."""
+    def _texts(self, stage: Stage, texts: Iterator[Text], room: int, paid: bool = False) -> Iterator[Text]:
+        """Those that there is room for. PtwError names a longer one where too_long says so.
+
+        paid: they hold answers, which nobody wants to lose to one of them.
+        """
         assert self._progress is not None
         for text in texts:
             if len(text.ids) <= room:
                 yield text
                 continue
             reason = f"{len(text.ids)} ids, and there is room for {room}"
-            if self.dataset.too_long == "error":
+            if self.dataset.too_long == "error" and not paid:
                 name = self.dataset.name
                 hint = f'widen the window, or set in [datasets.{name}] too_long = "drop"'
                 raise PtwError(f"{text.item.place}: {reason}; {hint}")
