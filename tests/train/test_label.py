@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -19,9 +20,10 @@ from ptw.evals.answer import answer
 from ptw.nn.decode import generate
 from ptw.runs import lines, record, report
 from ptw.runs.open import open_named
-from ptw.train import launch
+from ptw.train import launch, worker
 from ptw.train.labels.rows import Text, batches, pending
 from ptw.train.labels.store import Stage
+from ptw.train.plan import Plan
 from ptw.workspace.check import problems
 from ptw.workspace.manifest import read
 from tests.train.conftest import (
@@ -192,7 +194,7 @@ def test_a_drawn_token_is_as_likely_as_the_model_says() -> None:
     torch.testing.assert_close(found, wanted, atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_killed_worker_loses_and_doubles_nothing(
     root: Path, models: dict[str, Path], temperature: float
 ) -> None:
@@ -201,7 +203,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     undisturbed = bytes_of(trained(planned(other, "answers", temperature=temperature)).folder)
     plan = planned(root, "answers", temperature=temperature)
     folder = plan.run_folder()
-    killed(folder, least=4)
+    killed(plan, least=4)
     some = len(said_of(folder))
     assert 4 <= some < QUESTIONS
     with (folder / "labelled-answers-00000.jsonl").open("a") as file:
@@ -216,16 +218,17 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     )
 
 
-def killed(folder: Path, least: int) -> None:
-    """A worker of this run, in a process of its own, killed when so many lines are there."""
-    command = [sys.executable, "-m", "ptw.train.worker", str(folder / record.FILE)]
-    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+def killed(plan: Plan, least: int, seconds: float = 0.0) -> None:
+    """A worker of this run, in a process of its own, killed with -9 so long after so many lines are there."""
+    process = multiprocessing.get_context("fork").Process(target=worker.work, args=(plan,))
+    process.start()
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while len(said_of(folder)) < least and process.poll() is None and time.monotonic() < deadline:
+    while len(said_of(plan.run_folder())) < least and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.002)
+    time.sleep(seconds)
     process.kill()
-    _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_stop_is_heeded_between_batches_and_goes_on(root: Path, models: dict[str, Path]) -> None:

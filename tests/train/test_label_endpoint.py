@@ -1,9 +1,6 @@
 """An endpoint is asked for each row once, within a budget, whatever befalls it, the network or the run."""
 
 import dataclasses
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,7 +20,6 @@ from ptw.workspace.check import problems
 from ptw.workspace.manifest import read
 from tests.train.conftest import (
     declare,
-    environment,
     make_workspace,
     measured_of,
     planned,
@@ -32,7 +28,7 @@ from tests.train.conftest import (
     trained,
 )
 from tests.train.served import Served, serving
-from tests.train.test_label import bytes_of, labels_of, said_of
+from tests.train.test_label import bytes_of, killed, labels_of, said_of
 
 KEY = "key-for-tests-0123456789"
 ROWS = 24
@@ -52,7 +48,7 @@ recipe = "label"
 model = "far"
 tokenizer = "words"
 dataset = "questions"
-settings = {{ concurrency = 4, max_new_tokens = 8, timeout_seconds = 0.5, temperature = 0.7 }}
+settings = {{ concurrency = 4, max_new_tokens = 8, timeout_seconds = 0.8, temperature = 0.7 }}
 """
 
 
@@ -169,16 +165,10 @@ def test_a_budget_is_never_exceeded_and_may_be_raised(root: Path, server: Served
 def test_a_killed_run_asks_on_elsewhere(root: Path, server: Served) -> None:
     """kill -9 with requests under way: their cost is counted, and the server may have moved."""
     undisturbed = bytes_of(trained(planned(root, "answers")).folder)
-    server.seconds = 0.1
-    folder = begun(root).run_folder()
-    command = [sys.executable, "-m", "ptw.train.worker", str(folder / record.FILE)]
-    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(said_of(folder)) < 5 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.kill()
-    _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, said
+    server.seconds = 0.5
+    plan = begun(root)
+    folder = plan.run_folder()
+    killed(plan, least=5, seconds=0.2)  # the next ones are under way
     some = len(said_of(folder))
     tries = [line for line in lines.read(folder / "asked-00000.jsonl")[0] if "most" in line]
     under_way = len(tries) - some
