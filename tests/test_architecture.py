@@ -64,6 +64,7 @@ HEAVY = {
     "bitsandbytes": ("ptw/ports/quantise.py",),
     "click": ("ptw/cli",),
     "fsspec": ("ptw/data", "ptw/files", "ptw/workspace"),
+    "httpx": ("ptw/train/labels/endpoint.py",),
     "litellm": ("ptw/agent/llm.py",),
     "mlflow": ("ptw/track/mlflow.py",),
     "tensorboardX": ("ptw/track/tensorboard.py",),

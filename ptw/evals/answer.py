@@ -22,7 +22,6 @@ def answer(opened: Opened, prompt: str, max_new_tokens: int, temperature: float,
             ids = [tokenizer.bos_id, *ids]  # as every text and every sequence of events began in training
     if not ids:
         raise PtwError("the prompt is empty: nothing to go on from")
-    items = sorted(set(range(tokenizer.size)) - (tokenizer.special_ids - tokenizer.stop_ids))
     with torch.inference_mode():
         new = generate(
             opened.loaded.module,
@@ -31,7 +30,7 @@ def answer(opened: Opened, prompt: str, max_new_tokens: int, temperature: float,
             stop_ids=tokenizer.stop_ids,
             temperature=temperature,
             seed=seed,
-            allowed_ids=items,
+            allowed_ids=tokenizer.answer_ids,
         )[0]
     ended = bool(new) and new[-1] in tokenizer.stop_ids
     return tokenizer.decode(new[:-1] if ended else new)

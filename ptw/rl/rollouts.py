@@ -28,7 +28,7 @@ from ptw.rl.settings import RolloutSettings
 from ptw.train import held_out, weights
 from ptw.train.feed import Batch, StepRows, batches
 from ptw.train.parallel import full_state
-from ptw.train.roles import open_frozen
+from ptw.train.roles import open_beside
 from ptw.train.run import Run
 
 CLOCKED = ("sync", "generate", "reward", "score")  # what of a step is no training
@@ -58,7 +58,7 @@ def rolling_out(
     """Engines that draw answers with the model's weights, as long as one is inside."""
     settings = run.settings
     assert isinstance(settings, RolloutSettings), "Settings inherit RolloutSettings"
-    reference = open_frozen(run, run.plan.model, "reference") if keeps_reference else None
+    reference = open_beside(run, run.plan.model, "reference") if keeps_reference else None
     engines = None
     if run.group.first:
         engines = engines_of(run.plan, settings, run.tokenizer.stop_ids, run.ledger.say)

@@ -38,11 +38,13 @@ def gigabytes(value: float) -> str:
     return f"{value / GIGABYTE:.3g} GB"
 
 
+LOSS = Kind("loss", ("loss",), short)
+SPEED = Kind("tokens/s", ("tokens", "seconds"), short)
 TRAINED = (
-    Kind("loss", ("loss",), short),
+    LOSS,
     Kind("learning rate", ("learning_rate",), short),
     Kind("gradient norm", ("gradient_norm",), short),
-    Kind("tokens/s", ("tokens", "seconds"), short),
+    SPEED,
     Kind("MFU", ("mfu",), percent),
     Kind("packing", ("packing",), percent),
     Kind("waiting for data", ("feed_seconds", "seconds"), percent),

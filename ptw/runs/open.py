@@ -19,7 +19,7 @@ from ptw.workspace.problem import hint_of
 SENTENCE_MODULES = "modules.json"  # of sentence-transformers: the folder's model gives vectors
 SENTENCE_POOLING = "1_Pooling/config.json"
 POOLING = {"mean": "mean", "mean_tokens": "mean", "lasttoken": "last"}  # by its names, old and new
-CHATS = {"chat", "preference", "rated"}  # formats that a chat template renders
+CHATS = {"chat", "preference", "prompt", "rated"}  # formats that a chat template renders
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -106,6 +106,8 @@ def _formats(dataset: dict[str, Any]) -> set[str]:
 
 
 def _open_model(workspace: Workspace, entry: ModelEntry) -> Opened:
+    if entry.endpoint is not None:
+        raise PtwError(f"model {entry.name}: {entry.endpoint} serves it, and there are no weights of it here")
     if entry.hf is None:
         raise PtwError(
             f"model {entry.name} is a shape to train from scratch: name a run of a recipe that uses it"

@@ -73,7 +73,7 @@ def _tiles(measured: Measured) -> list[tuple[str, str]]:
     tokens = sum(line.get("tokens", 0) for line in measured.steps)
     return [
         ("steps", steps),
-        ("last loss", f"{last['loss']:.4f}"),
+        *([("last loss", f"{last['loss']:.4f}")] if "loss" in last else []),
         ("tokens", f"{tokens:,}"),
         *Figures.of(measured.steps).texts().items(),
     ]

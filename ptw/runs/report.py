@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ptw.runs import lines
+from ptw.runs.curves import LOSS, SPEED
+from ptw.runs.figures import having
 from ptw.runs.record import EVENTS, METRICS, RunRecord
 
 WIDTH, HEIGHT = 72, 12  # characters of a curve; each holds 2 x 4 dots
@@ -34,7 +36,7 @@ def table(records: Sequence[RunRecord]) -> RenderableType:
             Text(record.state, STYLES.get(record.state, "")),
             datetime.fromisoformat(record.created).astimezone().strftime("%Y-%m-%d %H:%M"),
             str(last.get("step", _replies(record))),
-            f"{last['loss']:.4f}" if last else "-",
+            f"{last['loss']:.4f}" if "loss" in last else "-",
             commit_text(record),
         )
     return grid
@@ -48,9 +50,10 @@ def show(record: RunRecord) -> RenderableType:
     for name, text in _facts(record):
         facts.add_row(name, text)
     steps = trained(record)
-    points = [(float(line["step"]), float(line["loss"])) for line in steps]
+    kind = next((kind for kind in (LOSS, SPEED) if having(steps, *kind.keys)), LOSS)
+    points = [(float(line["step"]), kind.value(line)) for line in having(steps, *kind.keys)]
     drawn = curve(points) if len(points) > 1 else "no curve yet: fewer than two steps"
-    return Group(facts, Text(), Text("loss by step", "bold"), Text(drawn, "cyan"))
+    return Group(facts, Text(), Text(f"{kind.title} by step", "bold"), Text(drawn, "cyan"))
 
 
 def trained(record: RunRecord) -> list[dict[str, Any]]:

@@ -42,13 +42,13 @@ def learn(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def texts_of(rows: Iterable[Row], format: str, name: str) -> Iterator[str]:
-    """The text of every row of a dataset of texts, chats, rated chats, preferences or pairs."""
+    """The text of every row of a dataset of texts, chats, rated chats, prompts, preferences or pairs."""
     for row in rows:
         if format == "text":
             yield _string(row, row.value, "text")
         elif format in ("chat", "rated"):
             yield from _contents(row, "messages")
-        elif format == "preference":
+        elif format in ("preference", "prompt"):
             for key in ("prompt", "chosen", "rejected"):
                 if isinstance(row.value.get(key), str):
                     yield _string(row, row.value, key)

@@ -115,6 +115,11 @@ class Tokenizer:
         stops = set(self.own_stops) | ({self.eos_id} if self.eos_id is not None else set())
         return stops | self._turn_stop
 
+    @property
+    def answer_ids(self) -> list[int]:
+        """The ids that an answer may have: of the special ones those that end it."""
+        return sorted(set(range(self.size)) - (self.special_ids - self.stop_ids))
+
     @cached_property
     def _turn_stop(self) -> set[int]:
         if not self.hf.chat_template:

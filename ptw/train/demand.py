@@ -1,6 +1,7 @@
 """Which values may a setting have? PtwError names the key and the value."""
 
 import math
+from typing import NoReturn
 
 from ptw.errors import PtwError
 from ptw.train.plan import Plan
@@ -67,3 +68,7 @@ def format_of_data(plan: Plan, format: str, setting: str) -> None:
                 raise PtwError(
                     f"settings: {setting}: it learns from datasets of format {format}, and {found}"
                 )
+
+
+def refuse(key: str, value: object, why: str) -> NoReturn:
+    raise PtwError(f"settings: {key} = {value}: {why}")

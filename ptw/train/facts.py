@@ -9,6 +9,7 @@ from ptw.errors import PtwError
 from ptw.ports.source import resolve as resolve_source
 from ptw.runs import origin, record
 from ptw.tokens.tokenizer import Tokenizer, open_tokenizer
+from ptw.train.ledger import Ledger
 from ptw.train.plan import Plan
 from ptw.workspace.manifest import ModelEntry
 
@@ -25,6 +26,18 @@ def facts_of(plan: Plan) -> dict[str, Any]:
         "versions": origin.versions(),
         "fingerprint": open_tokenizer(plan.workspace(), plan.tokenizer.name).fingerprint,
     }
+
+
+def tokenizer_of(plan: Plan, ledger: Ledger) -> Tokenizer:
+    """The plan's, opened by all workers together; its notes are said."""
+    if not ledger.group.first:
+        ledger.group.wait()  # the first worker builds what is built once
+    tokenizer = open_tokenizer(plan.workspace(), plan.tokenizer.name)
+    if ledger.group.first:
+        ledger.group.wait()
+    for note in tokenizer.notes:
+        ledger.say(note)
+    return tokenizer
 
 
 def demand_tokenizer(plan: Plan, tokenizer: Tokenizer) -> None:

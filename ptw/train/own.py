@@ -49,7 +49,7 @@ def answers(run: Run, model: nn.Module, batch: Batch, max_new_tokens: int) -> Fo
         stop_ids=tokenizer.stop_ids,
         temperature=1.0,
         seed=random.Random(f"{run.settings.seed} {run.steps_done} {run.group.data_rank}").getrandbits(63),
-        allowed_ids=sorted(set(range(tokenizer.size)) - (tokenizer.special_ids - tokenizer.stop_ids)),
+        allowed_ids=tokenizer.answer_ids,
         agreed=lambda going: run.group.sum(float(going))[0] > 0,
     )
     model.train()

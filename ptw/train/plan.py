@@ -17,7 +17,11 @@ LOCAL = ClusterEntry("local")
 # what may differ when a run goes on: where it trains changes no number but by rounding, and the recipe's
 # content is held by its digest, wherever the file lies
 FREE = (*CIRCUMSTANCES, "cluster")
-FREE_SETTINGS = ("keep_checkpoints", "keep_checkpoint_every")  # which stay on the disk
+FREE_SETTINGS = (
+    *("keep_checkpoints", "keep_checkpoint_every"),  # which stay on the disk
+    *("concurrency", "timeout_seconds", "tries", "budget_usd"),  # how an endpoint is asked
+)
+FREE_OF_A_MODEL = ("endpoint", "api_key_env")  # where it is served
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,8 @@ def describe(plan: Plan) -> str:
 def differences(old: Plan, new: Plan) -> list[str]:
     """`key: old -> new` for all that a resumed run may not change."""
     before, after = (flat({k: v for k, v in p.as_json().items() if k not in FREE}) for p in (old, new))
-    keys = sorted((before.keys() | after.keys()) - {f"settings.{name}" for name in FREE_SETTINGS})
+    free = {f"settings.{name}" for name in FREE_SETTINGS} | {f"model.{name}" for name in FREE_OF_A_MODEL}
+    keys = sorted((before.keys() | after.keys()) - free)
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in keys
@@ -155,8 +160,10 @@ def differences(old: Plan, new: Plan) -> list[str]:
 def gone_on(old: Plan, new: Plan) -> Plan:
     """The plan of a run that goes on: as it began, but for what is free."""
     freed = {name: value for name, value in new.settings.items() if name in FREE_SETTINGS}
+    moved = {name: getattr(new.model, name) for name in FREE_OF_A_MODEL}
     return dataclasses.replace(
         old,
+        model=dataclasses.replace(old.model, **moved),
         root=new.root,
         file=new.file,
         cluster=new.cluster,

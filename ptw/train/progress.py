@@ -74,8 +74,11 @@ def watching(folder: Path) -> Iterator[Watch]:
 
 
 def _status(recent: list[lines.Line]) -> str:
-    """The last loss, and the figures of the recent steps."""
+    """The last loss, and the figures of the recent steps; of a run that learns nothing what it costs."""
     known = Figures.of(recent).texts()
+    if "loss" not in recent[-1]:
+        usd = f"  ${recent[-1]['usd']:.4f}" if "usd" in recent[-1] else ""
+        return f"{known['tokens/s']} tokens/s{usd}"
     return (
         f"loss {recent[-1]['loss']:.4f}  {known['tokens/s']} tokens/s  packed {known['packed']}  "
         f"MFU {known['MFU']}  waits {known['waits']}  {known['memory']}"
@@ -92,10 +95,14 @@ def _remaining(recent: list[lines.Line]) -> str:
     last = recent[-1]
     if last["total"] is None or last["step"] >= last["total"]:
         return ""
-    each = sum(line["seconds"] for line in recent) / len(recent)
+    each = sum(line["seconds"] for line in recent) / sum(line.get("labelled", 1) for line in recent)
     return f"  {each * (last['total'] - last['step']):.0f} s to go"
 
 
 def _measured(line: dict[str, Any]) -> str:
-    values = "  ".join(f"{key} {line[key]:.4f}" for key in line if key not in ("kind", "step"))
+    figures = {key: value for key, value in line.items() if key not in ("kind", "step")}
+    values = "  ".join(
+        f"{key} {value:,}" if isinstance(value, int) else f"{key} {value:.4f}"
+        for key, value in figures.items()
+    )
     return f"after step {line['step']}: {values}"

@@ -8,27 +8,38 @@ import torch
 from torch import nn
 
 from ptw.errors import PtwError
-from ptw.ports.load import load
+from ptw.ports.load import Spread, load
 from ptw.ports.scores import SCORES
 from ptw.ports.source import resolve
 from ptw.tokens import fingerprint
 from ptw.tokens.tokenizer import load_tokenizer
 from ptw.train.parallel import spreading
+from ptw.train.weights import demand_window
 from ptw.workspace.manifest import ModelEntry
 
 if TYPE_CHECKING:
+    from ptw.train.labels.run import Labelling
     from ptw.train.run import Run
 
 
 def open_role(run: Run, role: str) -> nn.Module:
-    """The plan's model of this role, as `open_frozen` has it."""
-    return open_frozen(run, run.plan.roles[role], role)
+    """The plan's model of this role, as `open_beside` has it."""
+    return open_beside(run, run.plan.roles[role], role)
 
 
-def open_frozen(run: Run, entry: ModelEntry, role: str) -> nn.Module:
-    """A model that does not learn, in the run's precision, and spread as the one that does.
+def open_beside(run: Run, entry: ModelEntry, role: str) -> nn.Module:
+    """As `open_frozen`, a model of words, spread as the one that learns."""
+    spread = spreading(run.plan.cluster, run.group, run.settings.precision, f"model {entry.name} ({role})")
+    return open_frozen(run, entry, role, spread)
 
-    PtwError for one without weights or words, and for one to which the run's ids mean other tokens.
+
+def open_frozen(
+    run: Run | Labelling, entry: ModelEntry, role: str, spread: Spread | None, gives_scores: bool = False
+) -> nn.Module:
+    """A model that does not learn, in the run's precision: of words, or of scores.
+
+    PtwError for one without weights, for one that gives the other, and for one to which the run's ids mean
+    other tokens.
     """
     plan, settings, group = run.plan, run.settings, run.group
     who = f"model {entry.name} ({role})"
@@ -39,14 +50,17 @@ def open_frozen(run: Run, entry: ModelEntry, role: str) -> nn.Module:
     difference = fingerprint.first_difference(run.tokenizer, theirs)
     if difference is not None:
         raise PtwError(
-            f"tokenizer {run.tokenizer.name} gives other ids than {who} has ({difference}): its logits are "
+            f"tokenizer {run.tokenizer.name} gives other ids than {who} has ({difference}): what it says is "
             "of other tokens; name a model of the same tokenizer, or learn its answers with sft"
         )
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    spread = spreading(plan.cluster, group, settings.precision, who)
     loaded = load(folder, plan.root, port=entry.port, dtype=dtype, device=group.device, spread=spread)
-    if any(name == SCORES for name, _ in loaded.module.named_parameters()):
+    has_scores = any(name == SCORES for name, _ in loaded.module.named_parameters())
+    if has_scores and not gives_scores:
         raise PtwError(f"{who} gives scores in place of words; name a model of words")
+    if gives_scores and not has_scores:
+        raise PtwError(f"{who} gives words, not scores: name a model that recipes/reward made")
+    demand_window(loaded, settings.window)
     for note in loaded.notes:
         run.ledger.say(f"{who}: {note}")
     return loaded.module.eval().requires_grad_(False)

@@ -14,9 +14,9 @@ from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.evals.rows import Forward
 from ptw.nn.head import Head
-from ptw.tokens.tokenizer import open_tokenizer
 from ptw.train import checkpoint, count, held_out, weights
 from ptw.train.chance import random_state, restore_random
+from ptw.train.facts import tokenizer_of
 from ptw.train.feed import Batch, Feed, StepRows, batches
 from ptw.train.group import Group
 from ptw.train.guard import Guard
@@ -52,13 +52,7 @@ class Run:
         self._shares = Shares(group)
         self._current: Batch | None = None
         self._step_began = 0.0
-        if not group.first:
-            group.wait()  # the first worker builds what is built once
-        self.tokenizer = open_tokenizer(plan.workspace(), plan.tokenizer.name)
-        if group.first:
-            group.wait()
-        for note in self.tokenizer.notes:
-            self.ledger.say(note)
+        self.tokenizer = tokenizer_of(plan, self.ledger)
 
     def model(self, scores: int | None = None, pooling: str | None = None) -> nn.Module:
         """The plan's model with fp32 master weights, spread over the workers; bf16 computes in bf16.

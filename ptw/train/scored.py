@@ -12,10 +12,11 @@ from ptw.evals.rows import last
 from ptw.train.judged import Rows
 
 if TYPE_CHECKING:
+    from ptw.train.labels.run import Labelling
     from ptw.train.run import Run
 
 
-def scores(run: Run, model: nn.Module, batch: Rows) -> Tensor:
+def scores(run: Run | Labelling, model: nn.Module, batch: Rows) -> Tensor:
     """(N, L) scores of each document of the batch's samples, in fp32 at least: of its last token."""
     with run.computing():
         hidden_BTD = model(batch.ids_BT, batch.layout)

@@ -25,6 +25,9 @@ from ptw.train import checkpoint
 from ptw.train.count import Stopped
 from ptw.train.facts import facts_of
 from ptw.train.group import Group, joined
+from ptw.train.labels import store
+from ptw.train.labels.run import Labelling
+from ptw.train.labels.settings import LabelSettings
 from ptw.train.ledger import Ledger
 from ptw.train.plan import Plan
 from ptw.train.run import Run
@@ -101,15 +104,26 @@ def hosts_that_miss(folder: Path) -> list[str]:
 
 def _train(plan: Plan, group: Group, stopping: Callable[[], bool]) -> None:
     # counted before anything can be lost: also what dies while it loads the model is not tried for ever
-    saved = group.shared(checkpoint.complete(plan.run_folder()))
-    Ledger(plan.run_folder(), group).start(plan.launch, checkpoint.step_of(saved[-1]) if saved else 0)
+    Ledger(plan.run_folder(), group).start(plan.launch, group.shared(_steps_saved(plan)))
     recipe = rooms.load(plan.file)
     settings = recipe.Settings(**plan.settings)
-    if not isinstance(settings, TrainingSettings):
+
+    def stops() -> bool:
+        return stopping() or (group.first and _is_asked_to_stop(plan))
+
+    if isinstance(settings, TrainingSettings):
+        recipe.train(Run(plan, settings, group, stops), settings)
+    elif isinstance(settings, LabelSettings):
+        recipe.train(Labelling(plan, settings, group, stops), settings)
+    else:
         hint = "write `class Settings(TrainingSettings)`, from ptw.train.settings"
         raise PtwError(f"{plan.file}: Settings lacks what every run is told: {hint}")
-    run = Run(plan, settings, group, lambda: stopping() or (group.first and _is_asked_to_stop(plan)))
-    recipe.train(run, settings)
+
+
+def _steps_saved(plan: Plan) -> int:
+    """Of training those of the newest checkpoint; of labelling what was said, a line each."""
+    saved = checkpoint.complete(plan.run_folder())
+    return checkpoint.step_of(saved[-1]) if saved else store.count(plan.run_folder())
 
 
 def _demand_all_stay(plan: Plan, group: Group, stopping: Callable[[], bool], leaving: bool) -> None:

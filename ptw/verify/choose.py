@@ -76,6 +76,8 @@ def _port_of_model(root: Path | None, name: str, known: Mapping[str, Path]) -> s
     if name not in models:
         raise _unknown(name, [*known, *models])
     model = models[name]
+    if model.endpoint is not None:
+        raise PtwError(f"workspace.toml: models.{name}: an endpoint serves it, on no port of ours")
     model_type = model.port or (model.config or {}).get("model_type")
     if model_type is None and model.hf is not None and root is not None:
         config = resolve(model.hf, model.revision, root) / "config.json"

@@ -62,6 +62,7 @@ def model_problems(document: Document, name: str, entry: Entry) -> Iterator[Prob
     if port is not None and port not in (*ports, rooms.WITHOUT_PORT):
         hint = hint_of(port, [*ports, rooms.WITHOUT_PORT], "ports")
         yield document.problem((*path, "port"), port, "there is no such file in models/", hint)
+    yield from endpoint_problems(document, path, entry)
     config = entry.get("config")
     if isinstance(config, dict):
         model_type = text_of(config, "model_type")
@@ -76,6 +77,23 @@ def model_problems(document: Document, name: str, entry: Entry) -> Iterator[Prob
         if "vocab_size" in config:
             where, value = (*path, "config", "vocab_size"), config["vocab_size"]
             yield document.problem(where, value, "the recipe's tokenizer gives it", "remove the line")
+
+
+def endpoint_problems(document: Document, path: tuple[str, ...], entry: Entry) -> Iterator[Problem]:
+    endpoint = text_of(entry, "endpoint")
+    if endpoint is None:
+        return
+    if not endpoint.startswith(("http://", "https://")):
+        hint = "write it with its scheme and path: http://127.0.0.1:8000/v1"
+        yield document.problem((*path, "endpoint"), endpoint, "not the address of an endpoint", hint)
+    elif "@" in endpoint.partition("://")[2].partition("/")[0]:
+        hint = "name the variable that holds the key: api_key_env"
+        yield document.problem(
+            (*path, "endpoint"), "...", "it holds a password, which would be written down", hint
+        )
+    if "port" in entry:
+        hint = "remove the line: others serve it"
+        yield document.problem((*path, "port"), entry["port"], "a model of an endpoint has no port", hint)
 
 
 def plain_problems(document: Document, path: tuple[str | int, ...], value: object) -> Iterator[Problem]:
@@ -134,6 +152,9 @@ def dataset_problems(document: Document, name: str, entry: Entry) -> Iterator[Pr
     if form in whole and entry.get("too_long") == "split":
         hint, what = "choose error, truncate or drop", whole[form]
         yield document.problem((*path, "too_long"), "split", f"{what} cannot be split", hint)
+    if form == "prompt" and entry.get("too_long") in ("truncate", "split"):
+        where, value = (*path, "too_long"), entry["too_long"]
+        yield document.problem(where, value, "a prompt cannot be cut", "choose error or drop")
 
 
 def mix_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:

@@ -18,6 +18,11 @@ class ModelEntry:
     revision: str | None = None
     config: Mapping[str, Any] | None = None  # Hugging Face's fields, without vocab_size
     port: str | None = None  # default: the checkpoint's model_type
+    endpoint: str | None = None  # where others serve it, in OpenAI's protocol
+    served_as: str | None = None  # what it is called there
+    api_key_env: str | None = None  # the variable of the environment that holds the key
+    usd_per_million_input: float | None = None
+    usd_per_million_output: float | None = None
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,15 @@ def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Pro
         return
     try:
         fields, formats = rooms.settings_fields(recipes[recipe]), rooms.formats(recipes[recipe])
-        asked = rooms.roles(recipes[recipe])
+        asked, optional = rooms.roles(recipes[recipe]), rooms.optional_roles(recipes[recipe])
+        served = rooms.served(recipes[recipe])
     except PtwError as error:
         yield document.problem((*path, "recipe"), recipe, "its Settings cannot be read", str(error))
         return
     for key in ("dataset", "eval_dataset"):
         yield from food_problems(document, (*path, key), text_of(entry, key) or "", recipe, formats)
-    yield from role_problems(document, path, recipe, asked, entry.get("roles", {}))
+    yield from role_problems(document, path, recipe, asked, optional, entry.get("roles", {}))
+    yield from served_problems(document, path, recipe, served, entry)
     settings = entry.get("settings", {})
     if isinstance(settings, dict):
         yield from setting_problems(document, path, recipe, fields, settings)
@@ -58,15 +60,21 @@ def food_problems(
 
 
 def role_problems(
-    document: Document, path: tuple[str, ...], recipe: str, asked: tuple[str, ...], given: object
+    document: Document,
+    path: tuple[str, ...],
+    recipe: str,
+    asked: tuple[str, ...],
+    optional: tuple[str, ...],
+    given: object,
 ) -> Iterator[Problem]:
-    """A recipe says in ROLES which other models it asks for: each is given, and no other."""
+    """A recipe says in ROLES which other models must be given, in OPTIONAL_ROLES which may be."""
     roles = given if isinstance(given, dict) else {}
+    known = [*asked, *optional]
     for role, model in roles.items():
         where = (*path, "roles", role)
-        if role not in asked:
+        if role not in known:
             message = f"recipes/{recipe} has no such role"
-            hint = hint_of(role, list(asked), "roles") if asked else "remove it"
+            hint = hint_of(role, known, "roles") if known else "remove it"
             yield document.problem(where, model, message, hint)
         elif isinstance(model, str) and model not in tables(document, "models"):
             yield unknown(document, where, model, "models")
@@ -74,6 +82,20 @@ def role_problems(
         if role not in roles:
             hint = f'add roles = {{ {role} = "..." }}, one of [models]'
             yield document.problem((*path, "roles", role), None, "missing", hint)
+
+
+def served_problems(
+    document: Document, path: tuple[str, ...], recipe: str, served: tuple[str, ...], entry: Entry
+) -> Iterator[Problem]:
+    """A recipe says in SERVED which of its models may be behind an endpoint; the others need weights."""
+    roles = entry.get("roles")
+    named: dict[tuple[str, ...], object] = {("model",): entry.get("model")}
+    named |= {("roles", role): model for role, model in roles.items()} if isinstance(roles, dict) else {}
+    for keys, model in named.items():
+        known = tables(document, "models").get(model, {}) if isinstance(model, str) else {}
+        if "endpoint" in known and keys[-1] not in served:
+            message = f"an endpoint serves it, and recipes/{recipe} needs its weights here"
+            yield document.problem((*path, *keys), model, message, "name a model with hf = ...")
 
 
 def setting_problems(

@@ -96,6 +96,16 @@ def roles(path: Path) -> tuple[str, ...]:
     return words_of(path, "ROLES")
 
 
+def optional_roles(path: Path) -> tuple[str, ...]:
+    """The models that it takes beside these where they are given, of its OPTIONAL_ROLES."""
+    return words_of(path, "OPTIONAL_ROLES")
+
+
+def served(path: Path) -> tuple[str, ...]:
+    """Which of its models ("model", or a role) may be behind an endpoint, of its SERVED; without it none."""
+    return words_of(path, "SERVED")
+
+
 def words_of(path: Path, name: str) -> tuple[str, ...]:
     """What the file assigns to this name, without importing it."""
     for node in parsed(path).body:

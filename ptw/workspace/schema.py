@@ -126,7 +126,7 @@ def plain(document: Document, path: Sequence[str | int], error: "ValidationError
             message, hint = "too small", f"it must be more than {limit}"
         case "maximum":
             message, hint = "too large", f"the most is {limit}"
-        case "pattern" if "environment" in path:
+        case "pattern" if "environment" in path or path[-1:] == ["api_key_env"]:
             message, hint = (
                 "not a variable's name",
                 "it has letters, digits and '_', and begins with no digit",

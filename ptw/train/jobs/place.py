@@ -6,9 +6,13 @@ from pathlib import Path
 from ptw.files.store import Store
 from ptw.runs.record import CHECKPOINTS, EVENTS, FILE, METRICS, MODEL
 from ptw.train.checkpoint import SEAL
+from ptw.train.labels.bill import ASKED
+from ptw.train.labels.publish import LABELS, REFUSED
+from ptw.train.labels.store import PARTS
 
 HOME = "~/.ptw/jobs"  # of the cluster's head, where neither `folder` nor a folder as storage is named
-LINES = (METRICS, EVENTS, "samples-*.jsonl")
+SAID = (LABELS, REFUSED, PARTS, ASKED)  # of a run that labels
+LINES = (METRICS, EVENTS, "samples-*.jsonl", *SAID)
 WHOLE = ("best-step-*", f"{CHECKPOINTS}/step-*", MODEL)  # folders that appear by a rename, and then stay
 STOP = "stop"
 

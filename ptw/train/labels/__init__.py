@@ -1,0 +1,1 @@
+"""Labelling: what a teacher says of each row of a dataset, once."""
