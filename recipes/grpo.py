@@ -14,6 +14,7 @@ from ptw.train import demand
 from ptw.train.run import Run
 
 FORMATS = ("prompt",)
+OPTIONAL_ROLES = ("judge",)
 
 
 @dataclass(frozen=True)

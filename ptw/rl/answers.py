@@ -17,7 +17,8 @@ class Answer:
     """What was drawn, and what rewards said of it."""
 
     sample: Sample
-    prompt: int  # tokens
+    place: str  # of the row that asked
+    text: str
     drawn: Drawn
     rewards: dict[str, float]
     ended: bool  # by a stop token, and not because it was as long as may be

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ptw.rl import rewards
 from ptw.rl.answers import Answer, Judged, packed
 from ptw.rl.engines import Engines, engines_of
 from ptw.rl.gap import Gap, difference
+from ptw.rl.judge import ROLE, Judge, judge_of
 from ptw.rl.prompts import Prompts, asked
 from ptw.rl.settings import RolloutSettings
 from ptw.train import held_out, weights
@@ -86,7 +87,13 @@ class Rollouts:
         self._run, self._settings, self._model = run, settings, model
         self._advantages, self._reference, self._engines = advantages, reference, engines
         self._prompts = Prompts(run.plan)
-        self._rewards = rewards.open_rewards(run.plan.root, settings.rewards)
+        self._rewards = rewards.open_rewards(run.plan.root, settings.rewards or [])
+        self._judge = judge_of(run)
+        if not self._rewards and self._judge is None:
+            raise PtwError(
+                "settings: rewards is not set, and there is no judge: nothing says what an answer is worth; "
+                'set rewards = ["number"], or roles = { judge = "..." }, a model that `reward` made'
+            )
         self._loaded: int | None = None  # the step whose weights the engines have
         self._told: dict[str, Judged] = {}
         self._seconds = dict.fromkeys(CLOCKED, 0.0)
@@ -159,7 +166,15 @@ class Rollouts:
         if fault is not None:
             raise PtwError(fault)
         assert found is not None
-        return found
+        return found if self._judge is None else self._judged(found, self._judge)
+
+    def _judged(self, found: list[list[Answer]], judge: Judge) -> list[list[Answer]]:
+        with self._clock("reward"):
+            flat = [one for group in found for one in group]
+            worth = iter(judge([(self._prompts[one.place], one.text) for one in flat]))
+        return [
+            [replace(one, rewards={**one.rewards, ROLE: next(worth)}) for one in group] for group in found
+        ]
 
     def _drawn(self, rows: Sequence[PackedRow], each: int) -> list[list[Answer]]:
         run, tokenizer = self._run, self._run.tokenizer
@@ -176,7 +191,7 @@ class Rollouts:
                 worth = rewards.worth(self._rewards, text, self._prompts[place], place)
                 ids = np.array([*prompt.ids, *one.ids], np.int32)
                 sample = Sample(f"{place}#{at % each}", ids, np.arange(len(ids)) >= len(prompt.ids))
-                answers.append(Answer(sample, len(prompt.ids), one, worth, ended))
+                answers.append(Answer(sample, place, text, one, worth, ended))
         return [answers[begin : begin + each] for begin in range(0, len(answers), each)]
 
     def _sync(self) -> None:
@@ -236,10 +251,10 @@ class Rollouts:
             "length": sum(len(one.answer.drawn.ids) for one in kept) / count,
             "ended": sum(one.answer.ended for one in kept) / count,
         }
-        if len(self._rewards) > 1:
+        names = [*self._rewards, *([] if self._judge is None else [ROLE])]
+        if len(names) > 1:
             told |= {
-                f"reward_{name}": sum(one.answer.rewards[name] for one in kept) / count
-                for name in self._rewards
+                f"reward_{name}": sum(one.answer.rewards[name] for one in kept) / count for name in names
             }
         speaks = batch.first and self._run.group.first
         told |= {f"{what}_seconds": seconds * speaks for what, seconds in self._seconds.items()}

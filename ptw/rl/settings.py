@@ -14,7 +14,7 @@ from ptw.train.settings import TrainingSettings
 class RolloutSettings(TrainingSettings):
     """How answers are drawn and judged. A step takes `rows` prompts; its answers are packed as they fit."""
 
-    rewards: list[str]  # of rewards/: an answer is worth the sum of what they say
+    rewards: list[str] | None = None  # of rewards/: an answer is worth the sum of what they and a judge say
     rows: int = 8  # prompts of a step, over all workers
     answers: int = 8  # to each prompt
     engine: Literal["vllm", "ptw"] = "vllm"  # ptw: drawn by the port itself, slowly, where there is no vLLM

@@ -27,10 +27,10 @@ def open_role(run: Run, role: str) -> nn.Module:
     return open_beside(run, run.plan.roles[role], role)
 
 
-def open_beside(run: Run, entry: ModelEntry, role: str) -> nn.Module:
-    """As `open_frozen`, a model of words, spread as the one that learns."""
+def open_beside(run: Run, entry: ModelEntry, role: str, gives_scores: bool = False) -> nn.Module:
+    """As `open_frozen`, spread as the model that learns."""
     spread = spreading(run.plan.cluster, run.group, run.settings.precision, f"model {entry.name} ({role})")
-    return open_frozen(run, entry, role, spread)
+    return open_frozen(run, entry, role, spread, gives_scores)
 
 
 def open_frozen(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ptw.data.pack import lay_out
+from ptw.data.sample import Sample
 from ptw.errors import PtwError
-from ptw.evals.rows import last
+from ptw.evals.rows import empty, forward_of, last
 from ptw.train.judged import Rows
 
 if TYPE_CHECKING:
@@ -22,6 +26,25 @@ def scores(run: Run | Labelling, model: nn.Module, batch: Rows) -> Tensor:
         hidden_BTD = model(batch.ids_BT, batch.layout)
         found_NL = model.head().logits(last(hidden_BTD, batch))  # type: ignore[operator]
     return found_NL.to(torch.promote_types(found_NL.dtype, torch.float32))
+
+
+def rated(
+    run: Run | Labelling, model: nn.Module, chats: Sequence[Sequence[int]]
+) -> list[tuple[float, float]]:
+    """Of each chat's ids the rating (the score, or of levels the likeliest one), and what it is worth.
+
+    That is the score, or of levels the expected one, which seldom ties. Without a chat the model is computed
+    along, for workers that hold it between them.
+    """
+    width = max((len(ids) for ids in chats), default=1)
+    samples = [Sample("", np.array(ids, np.int32), np.zeros(len(ids), bool)) for ids in chats]
+    rows = [lay_out([sample], width, run.tokenizer.pad_id or 0) for sample in samples]
+    found_NL = scores(run, model, forward_of(rows or [empty(width)], run.group.device))
+    levels_L = torch.arange(found_NL.shape[-1], device=found_NL.device, dtype=found_NL.dtype)
+    ratings, worths = found_NL.argmax(-1).tolist(), (found_NL.softmax(-1) @ levels_L).tolist()
+    if len(levels_L) == 1:
+        ratings = worths = found_NL[:, 0].tolist()
+    return list(zip(ratings, worths, strict=True))
 
 
 def levels_of(batch: Rows, levels: int) -> Tensor:

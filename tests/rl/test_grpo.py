@@ -13,7 +13,6 @@ from ptw.runs import record
 from ptw.train.group import Group
 from ptw.train.run import Run
 from ptw.workspace import rooms
-from ptw.workspace.check import problems
 from tests.train.conftest import (
     curve_of,
     declare,
@@ -52,6 +51,36 @@ schedule = "constant"
 checkpoint_every = 2
 eval_every = 100
 record_samples = true
+"""
+PREFER = """
+[datasets.pairs]
+source = "data/pairs.jsonl"
+format = "preference"
+[recipes.prefer]
+recipe = "reward"
+model = "taught"
+tokenizer = "words"
+dataset = "pairs"
+settings = { steps = 15, window = 128, rows = 3, learning_rate = 3e-3 }
+"""
+JUDGED = """
+[models.judge]
+hf = "{judge}"
+[recipes.judged]
+recipe = "grpo"
+model = "taught"
+roles = {{ judge = "judge" }}
+tokenizer = "words"
+dataset = "asked"
+[recipes.judged.settings]
+engine = "ptw"
+rewards = ["same"]
+rows = 4
+answers = 6
+window = 64
+max_new_tokens = 8
+learning_rate = 1e-2
+schedule = "constant"
 """
 DIGITS = '''
 def reward(answer, row):
@@ -231,6 +260,22 @@ def test_an_engine_that_is_not_the_trainers_is_caught(
     assert len(steps_of(plan.run_folder())) == steps
 
 
+def test_a_judge_that_people_taught_is_a_reward_too(root: Path) -> None:
+    """What the recipe `reward` made prefers short answers of digits."""
+    pairs = [
+        {"prompt": f"What is {n} and one?", "chosen": str(n + 1), "rejected": "No no. " * (1 + n % 3)}
+        for n in range(24)
+    ]
+    declare(root, PREFER, pairs=pairs)
+    judge = trained(planned(root, "prefer")).folder / record.MODEL
+    declare(root, JUDGED.format(judge=judge))
+    found = trained(planned(root, "judged", steps=10))
+    steps = steps_of(found.folder)
+    assert sum(s["reward"] for s in steps[-3:]) / 3 > steps[0]["reward"] + 0.1
+    for step in steps:
+        assert step["reward"] == pytest.approx(step["reward_judge"] + step["reward_same"], abs=1e-5)
+
+
 @pytest.mark.slow
 def test_two_workers_learn_as_one(root: Path, taught: Path) -> None:
     one = steps_of(trained(planned(with_rewards(root.parent / "other", taught), "rl", steps=3)).folder)
@@ -266,4 +311,5 @@ def test_what_cannot_be_is_refused(root: Path) -> None:
         trained(planned(root, "rl"))
     file = root / "workspace.toml"
     file.write_text(file.read_text().replace('rewards = ["digits"]\n', ""))
-    assert any("rewards" in str(one) and "missing" in str(one) for one in problems(root))
+    with pytest.raises(PtwError, match="rewards is not set, and there is no judge"):
+        trained(planned(root, "rl"))

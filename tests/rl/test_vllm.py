@@ -140,7 +140,7 @@ def test_a_run_learns_and_a_killed_engine_is_replaced(ray: None, root: Path) -> 
         (pid,) = engines()
         os.kill(pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     folder = launch.train(read(root), "rl", {}, resume=False)
     killer.join()
