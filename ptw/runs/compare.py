@@ -12,7 +12,7 @@ from rich.text import Text
 from ptw.errors import PtwError
 from ptw.pages.chart import Chart, Line, drawn
 from ptw.pages.page import rendered
-from ptw.runs.curves import TRAINED, By, Kind, Measured, Point, short
+from ptw.runs.curves import LOSS, By, Kind, Measured, Point, short
 from ptw.runs.figures import Figures
 from ptw.runs.page import shown, when
 from ptw.runs.record import RunRecord, flat, made_of
@@ -21,7 +21,6 @@ from ptw.runs.report import commit_text, overlaid
 TEMPLATE = Path(__file__).with_name("compare.html.jinja")
 COLOURS = ("cyan", "yellow")
 BOTH = "white"  # where both curves run through one character
-LOSS = TRAINED[0]
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,12 @@ class Comparison:
         """The figures of either."""
         return list(dict.fromkeys(key for measured in self.measured for key in measured.held_out_keys))
 
+    @property
+    def kinds(self) -> list[Kind]:
+        """The figures that either run has, each once."""
+        by_title = {kind.title: kind for measured in self.measured for kind in measured.kinds}
+        return list(by_title.values())
+
     def trained(self, kind: Kind, by: By) -> list[list[Point]]:
         return [measured.trained(kind, by) for measured in self.measured]
 
@@ -87,7 +92,7 @@ class Comparison:
 
 def as_json(found: Comparison, by: By) -> dict[str, Any]:
     """For programs: names, differences, and the points of every figure."""
-    curves = {kind.title: found.trained(kind, by) for kind in TRAINED}
+    curves = {kind.title: found.trained(kind, by) for kind in found.kinds}
     held_out = {key: found.held_out(key, by) for key in found.held_out_keys}
     return {
         "a": found.a.name,
@@ -116,7 +121,7 @@ def show(found: Comparison, by: By) -> RenderableType:
 
 def as_html(found: Comparison, by: By) -> str:
     """For a browser: the same, with every figure."""
-    trained = [_chart(found, kind.title, found.trained(kind, by), kind.text, by) for kind in TRAINED]
+    trained = [_chart(found, kind.title, found.trained(kind, by), kind.text, by) for kind in found.kinds]
     held_out = [_chart(found, key, found.held_out(key, by), short, by) for key in found.held_out_keys]
     return rendered(
         TEMPLATE,

@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from ptw.runs import lines
-from ptw.runs.figures import GIGABYTE, having
+from ptw.runs.figures import GIGABYTE, having, own_figures
 from ptw.runs.record import EVENTS, METRICS, RunRecord
 
 By = Literal["step", "tokens", "seconds"]
@@ -69,6 +69,12 @@ class Measured:
             held_out=[line for line in found if line.get("kind") == "eval"],
             resumed=sorted({step for step in starts if step}),
         )
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """The figures of every run, then those that its recipe says."""
+        own = dict.fromkeys(key for line in self.steps for key in own_figures(line))
+        return [*TRAINED, *(Kind(key.replace("_", " "), (key,), short) for key in own)]
 
     @property
     def held_out_keys(self) -> list[str]:

@@ -41,6 +41,35 @@ class Figures:
         }
 
 
+OF_EVERY_RUN = {
+    *("kind", "step", "total", "epoch", "tokens", "learnt", "packing", "digest", "labelled", "usd"),
+    *("loss", "learning_rate", "gradient_norm", "seconds", "feed_seconds"),
+    *("flops", "mfu", "memory_bytes", "reserved_bytes"),
+}
+SECONDS = "_seconds"  # what a recipe's figure ends with that says how long something took
+
+
+def own_figures(line: Mapping[str, Any]) -> dict[str, float]:
+    """What a recipe says of a step that no other does: accuracy, reward, how long answers took to draw."""
+    found = {key: value for key, value in line.items() if key not in OF_EVERY_RUN}
+    return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
+
+
+def times(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Which part of the time went into what, where a recipe says: learning, and what it has clocked."""
+    clocked = {
+        key.removesuffix(SECONDS): sum(float(line.get(key) or 0) for line in steps)
+        for line in steps[:1]
+        for key in own_figures(line)
+        if key.endswith(SECONDS)
+    }
+    if not clocked:
+        return {}
+    spent = {"learn": sum(float(line.get("seconds") or 0) for line in steps), **clocked}
+    total = sum(spent.values())
+    return {what: seconds / total for what, seconds in spent.items()} if total else {}
+
+
 def having(steps: Sequence[Mapping[str, Any]], *keys: str) -> list[Mapping[str, Any]]:
     """The lines that say something about all of these: older runs and other devices don't."""
     return [line for line in steps if all(line.get(key) is not None for key in keys)]

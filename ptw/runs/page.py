@@ -8,8 +8,8 @@ from typing import Any
 from ptw.pages.chart import Chart, Line, drawn
 from ptw.pages.page import rendered
 from ptw.runs import lines
-from ptw.runs.curves import TRAINED, Measured, short
-from ptw.runs.figures import Figures
+from ptw.runs.curves import Measured, short
+from ptw.runs.figures import Figures, times
 from ptw.runs.record import EVENTS, RunRecord, flat, made_of, now
 from ptw.runs.report import commit_text
 
@@ -76,12 +76,13 @@ def _tiles(measured: Measured) -> list[tuple[str, str]]:
         *([("last loss", f"{last['loss']:.4f}")] if "loss" in last else []),
         ("tokens", f"{tokens:,}"),
         *Figures.of(measured.steps).texts().items(),
+        *((f"time to {what}", f"{part:.0%}") for what, part in times(measured.steps).items()),
     ]
 
 
 def _charts(measured: Measured) -> list[Chart]:
     charts = []
-    for kind in TRAINED:
+    for kind in measured.kinds:
         points = measured.trained(kind)
         note = f"last {kind.text(points[-1][1])}" if points else ""
         charts.append(drawn(kind.title, [Line("", points)], kind.text, note=note, marks=measured.resumed))

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ptw.runs import lines
 from ptw.runs.curves import LOSS, SPEED
-from ptw.runs.figures import having
+from ptw.runs.figures import having, times
 from ptw.runs.record import EVENTS, METRICS, RunRecord
 
 WIDTH, HEIGHT = 72, 12  # characters of a curve; each holds 2 x 4 dots
@@ -138,6 +138,8 @@ def _facts(record: RunRecord) -> list[tuple[str, RenderableType]]:
             f"{key} {_number(line[key])}" for key in line if key not in ("kind", "step", "time")
         )
         facts.append((f"at step {line['step']}", values))
+    if spent := times(trained(record)):
+        facts.append(("time to", ", ".join(f"{what} {part:.0%}" for what, part in spent.items())))
     events = lines.read(record.folder / EVENTS)[0]
     facts += [("event", f"{event['time']} {event['text']}") for event in events[-EVENTS_SHOWN:]]
     return facts

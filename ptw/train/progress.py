@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from ptw.runs import lines
-from ptw.runs.figures import Figures
+from ptw.runs.figures import SECONDS, Figures, own_figures
 from ptw.runs.record import EVENTS, METRICS
 
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 WIDTH = 200  # of a plain line, which is never wrapped
 RECENT = 20  # steps that the speed is measured over
+OWN_SHOWN = 3  # figures of a recipe's own
 
 
 class Watch:
@@ -79,8 +80,12 @@ def _status(recent: list[lines.Line]) -> str:
     if "loss" not in recent[-1]:
         usd = f"  ${recent[-1]['usd']:.4f}" if "usd" in recent[-1] else ""
         return f"{known['tokens/s']} tokens/s{usd}"
+    own = [
+        f"{key} {value:.3g}" for key, value in own_figures(recent[-1]).items() if not key.endswith(SECONDS)
+    ]
+    figures = "".join(f"  {text}" for text in own[:OWN_SHOWN])
     return (
-        f"loss {recent[-1]['loss']:.4f}  {known['tokens/s']} tokens/s  packed {known['packed']}  "
+        f"loss {recent[-1]['loss']:.4f}{figures}  {known['tokens/s']} tokens/s  packed {known['packed']}  "
         f"MFU {known['MFU']}  waits {known['waits']}  {known['memory']}"
     )
 
