@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ptw.rl.answers import Answer, Worth, rewards_of, wholes
 from ptw.rl.rollouts import rolling_out
 from ptw.rl.settings import RolloutSettings
 from ptw.train import demand
@@ -38,7 +39,11 @@ class Settings(RolloutSettings):
 
 def train(run: Run, settings: Settings) -> None:
     model, optimizer = run.model(), run.optimizer()
-    with rolling_out(run, model, advantages, keeps_reference=settings.kl > 0) as rollouts:
+
+    def appraise(answers: list[list[Answer]]) -> list[list[Worth]]:
+        return wholes(answers, advantages(rewards_of(answers), settings))
+
+    with rolling_out(run, model, appraise, keeps_reference=settings.kl > 0) as rollouts:
         for batch in run.batches(rollouts.of_step):
             if run.due():
                 rollouts.measure()

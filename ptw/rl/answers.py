@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ptw.data.pack import Key, PackedRow, Pool, lay_out
 from ptw.data.sample import Sample
@@ -18,6 +20,7 @@ class Answer:
 
     sample: Sample
     place: str  # of the row that asked
+    row: Mapping[str, Any]  # as the file has it
     text: str
     drawn: Drawn
     rewards: dict[str, float]
@@ -28,15 +31,41 @@ class Answer:
         return sum(self.rewards.values())
 
 
+@dataclass(frozen=True)
+class Worth:
+    """What the tokens of an answer (L,) are worth, and which action each belongs to, counted from 0.
+
+    An action is what is chosen as one: the whole answer, or an item of a list.
+    """
+
+    advantage_L: Tensor
+    action_L: Tensor
+
+    @classmethod
+    def of_whole(cls, answer: Answer, advantage: float) -> Worth:
+        count = len(answer.drawn.ids)
+        return cls(torch.full((count,), advantage), torch.zeros(count, dtype=torch.int64))
+
+    @classmethod
+    def of_ranks(cls, advantage_K: Tensor, rank_L: Tensor) -> Worth:
+        """Of a list whose tokens are of these ranks; one without an item is worth nothing."""
+        padded = torch.cat([advantage_K.float(), torch.zeros(1)])
+        return cls(padded[rank_L], rank_L)
+
+    @property
+    def actions(self) -> int:
+        return int(self.action_L.max()) + 1
+
+
 class Judged:
-    """An answer, its advantage, and of each of its tokens log-probabilities (L,).
+    """An answer, what it is worth, and of each of its tokens log-probabilities (L,).
 
     engine: vLLM's. before: the model's when the step began. heated: the same at the temperature that was
     drawn at; reference: so too, of the model that training began with.
     """
 
-    def __init__(self, answer: Answer, advantage: float) -> None:
-        self.answer, self.advantage = answer, advantage
+    def __init__(self, answer: Answer, worth: Worth) -> None:
+        self.answer, self.worth = answer, worth
         self.engine = torch.tensor(answer.drawn.log_probs)
         self.before = self.heated = self.reference = self.engine
 
@@ -48,3 +77,24 @@ def packed(samples: Sequence[Sample], window: int, epoch: int) -> Iterator[Packe
         pool.add(Key(0, at), 0, sample)
     while len(pool):
         yield lay_out([sample for _, sample in pool.take(window)], window, 0, epoch)
+
+
+def rewards_of(answers: Sequence[Sequence[Answer]]) -> Tensor:
+    """(P, N) of N answers to each of P prompts, in fp64."""
+    return torch.tensor([[one.reward for one in group] for group in answers], dtype=torch.float64)
+
+
+def wholes(answers: Sequence[Sequence[Answer]], advantages_PN: Tensor) -> list[list[Worth]]:
+    """Each answer as one action."""
+    return [
+        [Worth.of_whole(one, advantage) for one, advantage in zip(group, advantage_N, strict=True)]
+        for group, advantage_N in zip(answers, advantages_PN.tolist(), strict=True)
+    ]
+
+
+def per_action(values_M: Tensor, action_M: Tensor) -> Tensor:
+    """(A,) means over the tokens of each action, which are counted from 0."""
+    count = int(action_M.max()) + 1 if len(action_M) else 0
+    sums_A = values_M.new_zeros(count).index_add(0, action_M, values_M)
+    tokens_A = values_M.new_zeros(count).index_add(0, action_M, torch.ones_like(values_M))
+    return sums_A / tokens_A

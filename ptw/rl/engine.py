@@ -18,6 +18,9 @@ QUIET = {
 }
 
 
+TOKENS_AT_ONCE = 8192  # of prompts
+
+
 @dataclass(frozen=True)
 class Asked:
     """One answer that is wanted: the ids of its prompt, and the seed that it is drawn by."""
@@ -60,6 +63,8 @@ class Vllm:
             gpu_memory_utilization=memory,
             enforce_eager=True,
             enable_prefix_caching=False,  # what was computed with other weights must not be found again
+            enable_chunked_prefill=False,  # a prompt in parts draws its seed anew, which a CPU's can't
+            max_num_batched_tokens=max(window, TOKENS_AT_ONCE),
             skip_tokenizer_init=True,
             logprobs_mode="raw_logprobs",
         )

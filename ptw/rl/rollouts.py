@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ptw.data.sample import Sample
 from ptw.errors import PtwError
 from ptw.evals.rows import learnt
 from ptw.rl import rewards
-from ptw.rl.answers import Answer, Judged, packed
+from ptw.rl.answers import Answer, Judged, Worth, packed
 from ptw.rl.engines import Engines, engines_of
 from ptw.rl.gap import Gap, difference
 from ptw.rl.judge import ROLE, Judge, judge_of
@@ -35,7 +35,7 @@ from ptw.train.run import Run
 CLOCKED = ("sync", "generate", "reward", "score")  # what of a step is no training
 FOLDER = "rollout"  # of the run: the weights that answers are drawn with
 
-Advantages = Callable[[Tensor, Any], Tensor]  # (P, N) rewards of N answers to P prompts, settings -> (P, N)
+Appraise = Callable[[list[list[Answer]]], list[list[Worth]]]  # of the answers to each prompt of a step
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class Told:
     correction_M: Tensor
     advantage_M: Tensor
     lengths_M: Tensor  # of the answer that a token is of
+    action_M: Tensor  # which of the batch's actions it is of, counted from 0
     answers: int  # of the whole step
+    actions: int
     tokens: int
     shares: dict[str, Tensor]
 
 
 @contextmanager
-def rolling_out(
-    run: Run, model: nn.Module, advantages: Advantages, keeps_reference: bool
-) -> Iterator[Rollouts]:
+def rolling_out(run: Run, model: nn.Module, appraise: Appraise, keeps_reference: bool) -> Iterator[Rollouts]:
     """Engines that draw answers with the model's weights, as long as one is inside."""
     settings = run.settings
     assert isinstance(settings, RolloutSettings), "Settings inherit RolloutSettings"
@@ -64,7 +64,7 @@ def rolling_out(
     if run.group.first:
         engines = engines_of(run.plan, settings, run.tokenizer.stop_ids, run.ledger.say)
     try:
-        yield Rollouts(run, settings, model, advantages, reference, engines)
+        yield Rollouts(run, settings, model, appraise, reference, engines)
     finally:
         if engines is not None:
             engines.close()
@@ -80,12 +80,12 @@ class Rollouts:
         run: Run,
         settings: RolloutSettings,
         model: nn.Module,
-        advantages: Advantages,
+        appraise: Appraise,
         reference: nn.Module | None,
         engines: Engines | None,
     ) -> None:
         self._run, self._settings, self._model = run, settings, model
-        self._advantages, self._reference, self._engines = advantages, reference, engines
+        self._appraise, self._reference, self._engines = appraise, reference, engines
         self._prompts = Prompts(run.plan)
         self._rewards = rewards.open_rewards(run.plan.root, settings.rewards or [])
         self._judge = judge_of(run)
@@ -96,21 +96,20 @@ class Rollouts:
             )
         self._loaded: int | None = None  # the step whose weights the engines have
         self._told: dict[str, Judged] = {}
+        self._actions = 0  # of the whole step
         self._seconds = dict.fromkeys(CLOCKED, 0.0)
 
     def of_step(self, step: StepRows) -> StepRows:
         """The step's prompts, answered: rows of answers, packed as they fit."""
         self._seconds = dict.fromkeys(CLOCKED, 0.0)
         answers = self._answered(step.rows, self._settings.answers)
-        rewards_PN = torch.tensor([[one.reward for one in group] for group in answers], dtype=torch.float64)
-        advantages_PN = self._advantages(rewards_PN, self._settings)
         flat = [one for group in answers for one in group]
+        worths = [worth for group in self._appraise(answers) for worth in group]
         rows = tuple(packed([one.sample for one in flat], self._settings.window, step.rows[0].epoch))
         made = StepRows(rows, learnt(rows))
-        self._told = {
-            one.sample.id: Judged(one, advantage)
-            for one, advantage in zip(flat, advantages_PN.flatten().tolist(), strict=True)
-        }
+        judged = (Judged(one, worth) for one, worth in zip(flat, worths, strict=True))
+        self._told = {one.answer.sample.id: one for one in judged}
+        self._actions = sum(worth.actions for worth in worths)
         with self._clock("score"):
             self._look_back(made)
         return made
@@ -120,20 +119,19 @@ class Rollouts:
         device, count, tokens = self._run.group.device, len(self._told), batch.step.learnt
         lengths = torch.tensor([len(one.answer.drawn.ids) for one in kept], device=device)
 
-        def each(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, device=device).repeat_interleave(lengths)
+        def joined_of(part: Callable[[Judged], Tensor]) -> Tensor:
+            return torch.cat([torch.empty(0), *(part(one) for one in kept)]).to(device)
 
-        def joined(name: str) -> Tensor:
-            return torch.cat([torch.empty(0), *(getattr(one, name) for one in kept)]).to(device)
-
-        before_M, engine_M = joined("before"), joined("engine")
+        before_M, engine_M = joined_of(lambda one: one.before), joined_of(lambda one: one.engine)
         return Told(
-            joined("heated"),
-            joined("reference"),
+            joined_of(lambda one: one.heated),
+            joined_of(lambda one: one.reference),
             difference(before_M, engine_M, self._settings.most_correction),
-            each([one.advantage for one in kept]),
-            each([float(len(one.answer.drawn.ids)) for one in kept]),
+            joined_of(lambda one: one.worth.advantage_L),
+            lengths.float().repeat_interleave(lengths),
+            _numbered([one.worth for one in kept]).to(device),
             count,
+            self._actions,
             tokens,
             self._shares(batch, kept, (before_M - engine_M).double().abs().exp().sum() / tokens),
         )
@@ -171,7 +169,7 @@ class Rollouts:
     def _judged(self, found: list[list[Answer]], judge: Judge) -> list[list[Answer]]:
         with self._clock("reward"):
             flat = [one for group in found for one in group]
-            worth = iter(judge([(self._prompts[one.place], one.text) for one in flat]))
+            worth = iter(judge([(one.row, one.text) for one in flat]))
         return [
             [replace(one, rewards={**one.rewards, ROLE: next(worth)}) for one in group] for group in found
         ]
@@ -188,10 +186,11 @@ class Rollouts:
                 place = rows[at // each].samples[0]
                 ended = one.ids[-1] in tokenizer.stop_ids
                 text = tokenizer.decode(one.ids[:-1] if ended else one.ids)
-                worth = rewards.worth(self._rewards, text, self._prompts[place], place)
+                row = self._prompts[place]
+                worth = rewards.worth(self._rewards, text, row, place)
                 ids = np.array([*prompt.ids, *one.ids], np.int32)
                 sample = Sample(f"{place}#{at % each}", ids, np.arange(len(ids)) >= len(prompt.ids))
-                answers.append(Answer(sample, place, text, one, worth, ended))
+                answers.append(Answer(sample, place, row, text, one, worth, ended))
         return [answers[begin : begin + each] for begin in range(0, len(answers), each)]
 
     def _sync(self) -> None:
@@ -265,6 +264,13 @@ class Rollouts:
         began = time.perf_counter()
         yield
         self._seconds[what] += time.perf_counter() - began
+
+
+def _numbered(worths: Sequence[Worth]) -> Tensor:
+    """(M,) which action of the batch each token is of."""
+    begins = accumulate((worth.actions for worth in worths), initial=0)
+    parts = [worth.action_L + begin for worth, begin in zip(worths, begins, strict=False)]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *parts])
 
 
 def _seed(run: Run, row: PackedRow, number: int) -> int:

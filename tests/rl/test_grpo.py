@@ -9,6 +9,7 @@ import torch
 
 from ptw.errors import PtwError
 from ptw.rl import engines, port_engine, rollouts
+from ptw.rl.answers import Worth
 from ptw.runs import record
 from ptw.train.group import Group
 from ptw.train.run import Run
@@ -208,7 +209,11 @@ def test_what_is_learnt_are_the_ids_that_were_drawn_with_their_stop(root: Path) 
     run = Run(plan, grpo.Settings(**plan.settings), ALONE, lambda: False)
     model = run.model()
     run.optimizer()
-    with rollouts.rolling_out(run, model, grpo.advantages, False) as rolled:
+
+    def nothing(answers: Any) -> Any:
+        return [[Worth.of_whole(one, 0.0) for one in group] for group in answers]
+
+    with rollouts.rolling_out(run, model, nothing, False) as rolled:
         batch = next(run.batches(rolled.of_step))
         drawn = [rolled._told[sample].answer for row in batch.rows for sample in row.samples]
         learnt = batch.targets_BT[batch.targets_BT >= 0].tolist()
@@ -299,7 +304,7 @@ def test_what_cannot_be_is_refused(root: Path) -> None:
     for overrides in wrong:
         with pytest.raises(PtwError, match=f"settings: {next(iter(overrides))} = "):
             trained(planned(root, "rl", **overrides))
-    with pytest.raises(PtwError, match=r"there is no rewards/luck\.py; there are digits, json_keys"):
+    with pytest.raises(PtwError, match=r"there is no rewards/luck\.py; there are digits, hits, json_keys"):
         trained(planned(root, "rl", rewards="luck"))
     (root / "rewards" / "digits.py").write_text("def reward(answer, row):\n    return row['wanted']\n")
     with pytest.raises(

@@ -108,6 +108,8 @@ def test_it_says_what_the_port_says_also_with_other_weights(
     drawn = engine.generate(asked)
     assert apart(taught, asked, drawn) < 1e-4
     assert engine.generate(asked[3:4])[0].ids == drawn[3].ids, "alone as among others"
+    many = [Asked(tuple(range(5, 55)), n) for n in range(200)]  # more than it reads at once
+    assert len(engine.generate(many)) == 200
     other = tmp_path / "other"
     other.mkdir()
     torch.manual_seed(0)

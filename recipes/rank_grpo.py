@@ -1,0 +1,87 @@
+"""Rank-GRPO: each rank of a list is an action, worth what it and the ranks after it bring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ptw.rl.answers import Answer, Worth, per_action
+from ptw.rl.ranks import catalogue_of, ranked, relevance_of, returns
+from ptw.rl.rollouts import rolling_out
+from ptw.rl.settings import RolloutSettings
+from ptw.train import demand
+from ptw.train.run import Run
+
+FORMATS = ("prompt",)
+
+
+@dataclass(frozen=True)
+class Settings(RolloutSettings):
+    """Zhu et al., 2025. An answer is a list, a title a line; rewards say by `relevance` what each is worth."""
+
+    catalogue: str | None = None  # a file with a title a line; what it lacks is no hit, whatever rewards say
+    outside: float = 0.0  # what a title is worth that the catalogue lacks
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+
+    def demand_sense(self) -> None:
+        super().demand_sense()
+        demand.inside(clip_low=self.clip_low)
+        demand.above_zero(clip_high=self.clip_high)
+        if not self.rewards:
+            demand.refuse("rewards", None, 'name a file that has `relevance`: rewards = ["hits"]')
+
+
+def train(run: Run, settings: Settings) -> None:
+    model, optimizer = run.model(), run.optimizer()
+    relevance = relevance_of(run.plan.root, settings.rewards or [])
+    catalogue = catalogue_of(run.plan.root, settings.catalogue)
+
+    def appraise(answers: list[list[Answer]]) -> list[list[Worth]]:
+        found = []
+        for group in answers:
+            lists = [ranked(one, run.tokenizer) for one in group]
+            worth = [
+                returns(titles, one.row, relevance, catalogue, settings.outside)
+                for one, (titles, _) in zip(group, lists, strict=True)
+            ]
+            ahead = advantages(worth)
+            found.append(
+                [Worth.of_ranks(a_K, ranks_L) for a_K, (_, ranks_L) in zip(ahead, lists, strict=True)]
+            )
+        return found
+
+    with rolling_out(run, model, appraise, keeps_reference=False) as rollouts:
+        for batch in run.batches(rollouts.of_step):
+            if run.due():
+                rollouts.measure()
+            told = rollouts.told(batch)
+            change_A = per_action(rollouts.log_probs(batch) - told.before_M, told.action_M)
+            advantage_A = per_action(told.advantage_M, told.action_M)
+            loss_A = surrogate(change_A, advantage_A, settings) * per_action(told.correction_M, told.action_M)
+            run.step(optimizer, loss_A.sum() / told.actions, **told.shares)
+        rollouts.measure()
+    run.save(model)
+
+
+def advantages(returns_of: Sequence[Sequence[float]]) -> list[Tensor]:
+    """Of each list (K,): each rank beside the same rank of the other lists to the prompt that are as long."""
+    width = max(map(len, returns_of), default=0)
+    table_NK = torch.full((len(returns_of), width), torch.nan, dtype=torch.float64)
+    for row_K, values in zip(table_NK, returns_of, strict=True):
+        row_K[: len(values)] = torch.tensor(values, dtype=torch.float64)
+    mean_K = table_NK.nanmean(0)
+    count_K = table_NK.isfinite().sum(0)
+    spread_K = ((table_NK - mean_K).square().nansum(0) / (count_K - 1).clamp(min=1)).sqrt()
+    ahead_NK = (table_NK - mean_K) / (spread_K + 1e-6)
+    return [row_K[: len(values)] for row_K, values in zip(ahead_NK, returns_of, strict=True)]
+
+
+def surrogate(change_A: Tensor, advantage_A: Tensor, settings: Settings) -> Tensor:
+    """(A,) of the mean change of an item's log-probabilities: a ratio that knows no length of titles."""
+    ratio_A = change_A.exp()
+    clipped_A = ratio_A.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    return -torch.minimum(ratio_A * advantage_A, clipped_A * advantage_A)

@@ -1,0 +1,160 @@
+"""No earlier item changes what a later rank is worth, titles weigh the same, and lists become better."""
+
+import random
+from math import log2
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ptw.data.sample import Sample
+from ptw.errors import PtwError
+from ptw.rl.answers import Answer, Worth, per_action
+from ptw.rl.engine import Drawn
+from ptw.rl.ranks import catalogue_of, plain, ranked, relevance_of, returns
+from ptw.runs import record
+from ptw.tokens.tokenizer import Tokenizer, open_tokenizer
+from ptw.workspace import rooms
+from ptw.workspace.manifest import read
+from tests.train.conftest import declare, make_workspace, measured_of, planned, steps_of, trained
+
+TITLES = ("Up", "Heat", "Alien", "Brazil", "Jaws", "Big")
+TEACH = """
+[datasets.lists]
+source = "data/lists.jsonl"
+format = "chat"
+[tokenizers.films]
+learn_from = "lists"
+vocab_size = 300
+[recipes.teach]
+recipe = "sft"
+model = "tiny"
+tokenizer = "films"
+dataset = "lists"
+settings = { steps = 40, window = 128, rows = 4, learning_rate = 1e-2 }
+"""
+RL = """
+[models.taught]
+hf = "{taught}"
+[datasets.asked]
+source = "data/asked.jsonl"
+format = "prompt"
+[recipes.rank]
+recipe = "rank_grpo"
+model = "taught"
+tokenizer = "films"
+dataset = "asked"
+eval_dataset = "asked"
+[recipes.rank.settings]
+engine = "ptw"
+rewards = ["hits"]
+catalogue = "data/titles.txt"
+steps = 12
+rows = 4
+answers = 8
+window = 96
+max_new_tokens = 24
+learning_rate = 5e-3
+schedule = "constant"
+eval_every = 100
+"""
+rank_grpo = rooms.load(rooms.stock("recipes") / "rank_grpo.py")
+ROW = {"relevant": ["Heat", "Jaws"]}
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace whose model answers with three titles, a line each."""
+    draw = random.Random(0)
+    lists = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Films for {n}?"},
+                {"role": "assistant", "content": "\n".join(draw.sample(TITLES, 3))},
+            ]
+        }
+        for n in range(60)
+    ]
+    root = declare(make_workspace(tmp_path_factory.mktemp("films") / "ws"), TEACH, lists=lists)
+    asked = [{"prompt": f"Films for {n}?", "relevant": ["Heat", "Jaws"]} for n in range(12)]
+    made = trained(planned(root, "teach")).folder / record.MODEL
+    (root / "data" / "titles.txt").write_text("\n".join(TITLES))
+    return declare(root, RL.format(taught=made), asked=asked)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(taught: Path) -> Tokenizer:
+    return open_tokenizer(read(taught), "films")
+
+
+def answer_of(tokenizer: Tokenizer, text: str, ended: bool = True) -> Answer:
+    ids = [*tokenizer.encode(text), *([min(tokenizer.stop_ids)] if ended else [])]
+    sample = Sample("", np.array(ids, np.int32), np.ones(len(ids), bool))
+    return Answer(sample, "", ROW, text, Drawn(tuple(ids), (0.0,) * len(ids)), {}, ended)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_each_token_is_of_the_title_of_its_line(tokenizer: Tokenizer, ended: bool) -> None:
+    titles, ranks = ranked(answer_of(tokenizer, "1. Up\n\n2) HEAT\n- Alien\n", ended), tokenizer)
+    assert titles == ["up", "heat", "alien"]
+    lines = ["1. Up\n", "\n2) HEAT\n", "- Alien\n"]
+    text = [tokenizer.decode([id_]) for id_ in tokenizer.encode("".join(lines))]
+    for rank, line in enumerate(lines):
+        own = "".join(part for part, at in zip(text, ranks.tolist(), strict=False) if at == rank)
+        assert own == line
+    assert len(ranks) == len(text) + ended
+    assert ranks[-1] == 2
+    assert ranked(answer_of(tokenizer, "\n\n", ended), tokenizer)[0] == []
+
+
+def test_returns_by_hand_and_no_earlier_item_changes_a_later_one() -> None:
+    relevance = relevance_of(rooms.stock("rewards").parent, ["hits"])
+    found = returns(["up", "heat", "jaws"], ROW, relevance, None, 0.0)
+    assert found == pytest.approx([1 / log2(3) + 1 / 2, 1 / log2(3) + 1 / 2, 1 / 2])
+    for first in ("heat", "jaws", "big", ""):
+        assert returns([first, "heat", "jaws"], ROW, relevance, None, 0.0)[1:] == found[1:]
+    assert returns(["heat", "heat"], ROW, relevance, None, 0.0) == pytest.approx([1 / log2(3)] * 2)
+    catalogue = {"heat", "up"}
+    with_penalty = returns(["heat", "jaws", "nosuch"], ROW, relevance, catalogue, -0.5)
+    assert with_penalty == pytest.approx([1.0 - 1.0, -1.0, -0.5])
+
+
+def test_ranks_are_compared_with_the_same_rank_of_lists_that_have_it() -> None:
+    found = rank_grpo.advantages([[1.0, 1.0, 5.0], [0.0, 0.0], [2.0], []])
+    assert [len(one) for one in found] == [3, 2, 1, 0]
+    assert found[0].tolist() == pytest.approx([0, 0.5 / 0.5**0.5, 0], abs=1e-5)
+    assert found[1].tolist() == pytest.approx([-1, -0.5 / 0.5**0.5], abs=1e-5)
+    assert found[2].tolist() == pytest.approx([1], abs=1e-5)
+
+
+def test_long_and_short_titles_weigh_the_same() -> None:
+    action = torch.tensor([0, 1, 1, 1, 1, 2])
+    change = torch.tensor([0.3, *[0.3] * 4, -0.1], dtype=torch.float64, requires_grad=True)
+    per = per_action(change, action)
+    assert per.tolist() == pytest.approx([0.3, 0.3, -0.1])
+    settings = rank_grpo.Settings(rewards=["hits"], clip_high=0.5)
+    loss = rank_grpo.surrogate(per, torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64), settings)
+    assert loss[0] == loss[1]
+    loss.sum().backward()
+    assert change.grad is not None
+    assert change.grad[1:5].sum() == pytest.approx(change.grad[0].item())
+    worth = Worth.of_ranks(torch.tensor([0.5, -1.0]), torch.tensor([0, 0, 1]))
+    assert worth.advantage_L.tolist() == [0.5, 0.5, -1.0]
+    assert worth.actions == 2
+
+
+def test_lists_become_better(taught: Path) -> None:
+    found = trained(planned(taught, "rank"))
+    steps, (before, after) = steps_of(found.folder), measured_of(found.folder)
+    assert after["held_out_reward"] > before["held_out_reward"] + 0.15
+    assert steps[0]["loss"] == pytest.approx(0, abs=1e-6)
+    assert max(abs(step["gap"] - 1) for step in steps) < 1e-4
+
+
+def test_what_it_lacks_is_said(taught: Path) -> None:
+    with pytest.raises(PtwError, match=r"catalogue = data/none\.txt: it can't be read"):
+        trained(planned(taught, "rank", catalogue="data/none.txt"))
+    with pytest.raises(PtwError, match=r"number\.py: has no `def relevance"):
+        trained(planned(taught, "rank", rewards="number"))
+    assert catalogue_of(taught, "data/titles.txt") == {plain(title) for title in TITLES}
