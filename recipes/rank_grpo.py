@@ -20,7 +20,7 @@ FORMATS = ("prompt",)
 
 @dataclass(frozen=True)
 class Settings(RolloutSettings):
-    """Zhu et al., 2025. An answer is a list, a title a line; rewards say by `relevance` what each is worth."""
+    """Zhu et al., 2025. An answer is a list of titles, each worth what `relevance` of the rewards says."""
 
     catalogue: str | None = None  # a file with a title a line; what it lacks is no hit, whatever rewards say
     outside: float = 0.0  # what a title is worth that the catalogue lacks

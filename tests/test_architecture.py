@@ -31,7 +31,7 @@ ARROWS = {
     "ptw/evals": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs"},
     "ptw/track": {"errors", "runs"},
     "ptw/train": {"errors", "workspace", "files", "tokens", "nn", "ports", "data", "runs", "evals", "track"},
-    "ptw/rl": {"errors", "workspace", "files", "nn", "ports", "data", "evals", "train"},
+    "ptw/rl": {"errors", "workspace", "files", "tokens", "nn", "ports", "data", "evals", "train"},
     "ptw/survey": {"errors", "pages", "workspace", "files", "tokens", "data", "train"},
     "ptw/agent": {"errors", "workspace", "ports", "verify", "runs"},
     "ptw/cli": {
