@@ -15,7 +15,7 @@ from ptw.agent.llm import MOST_OUTPUT, Llm, price_of
 from ptw.agent.loop import Accepted, Asked, Limits, Loop, Stopped, keep_draft, restore
 from ptw.agent.origin import Origin
 from ptw.agent.reading.pages import Page
-from ptw.agent.wish import Wish, of_settings, refuse
+from ptw.agent.wish import Wish, of_settings, refuse, refuse_name
 from ptw.agent.worktree import Worktree
 from ptw.errors import PtwError
 from ptw.runs import lock, record
@@ -85,8 +85,8 @@ def resume(root: Path, run: RunRecord, wish: Wish, tell: Tell) -> Outcome:
 
 
 def preview(root: Path, wish: Wish) -> str:
-    """What would be read, the first prompt, and what it would cost; nothing is changed, nobody asked."""
-    refuse(root, wish)
+    """What would be read, the first prompt, and what an LLM that is named would cost; nobody is asked."""
+    refuse_name(root, wish)
     source = origin.find(wish.source, wish.revision, root)
     read = begin.read(root, source.model_type)
     first = begin.first_prompt(_desk(root, source, read.pages, wish), None)

@@ -72,7 +72,7 @@ class Recorded:
             self.llm, self.model_type = str(self.head["llm"]), str(self.head["model_type"])
             known = self.head["version"] == VERSION
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise PtwError(f"{file}: no recording of a conversation: {error!r}") from error
+            raise PtwError(f"{file}: no recording of a conversation: {_reason(error)}") from error
         if not known:
             raise PtwError(
                 f"{file}: its version is {self.head['version']}, and {VERSION} is read: record it anew"
@@ -114,3 +114,10 @@ class Recorded:
                 f"{self.file}: step {step} came to something else than when it was recorded, so what follows "
                 f"is no answer to it.\n  then: {'; '.join(then)}\n  now:  {'; '.join(now)}"
             )
+
+
+def _reason(error: Exception) -> str:
+    """In words: what the system says, or what the file lacks."""
+    if isinstance(error, OSError):
+        return f"it can't be read ({error.strerror})"
+    return f"not one of ptw's: {error}" if str(error) else "it is empty"

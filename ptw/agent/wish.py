@@ -52,12 +52,16 @@ def agent_of(declared: AgentEntry, given: Mapping[str, Any]) -> AgentEntry:
 
 def refuse(root: Path, wish: Wish) -> None:
     """What can be seen to be wrong before anything is read."""
-    values = tomllib.loads(file_text(root / FILE))
-    refuse_known(values, wish.name)
-    with_model("", wish.name, {})
+    refuse_name(root, wish)
     ways = [bool(wish.agent.command), wish.recording is not None, bool(wish.agent.llm)]
     if not any(ways):
         raise PtwError(
             "who is to write the port? --llm anthropic/<model> (or [agent] llm in workspace.toml), "
             "--agent-command 'claude -p', or --replay FILE"
         )
+
+
+def refuse_name(root: Path, wish: Wish) -> None:
+    """PtwError for a model that is declared already, or could not be declared."""
+    refuse_known(tomllib.loads(file_text(root / FILE)), wish.name)
+    with_model("", wish.name, {})
