@@ -108,6 +108,7 @@ def annotations(log: str, kind: str) -> list[str]:
     return [line for line in log.splitlines() if line.startswith(f"::{kind} ")]
 
 
+@pytest.mark.slow
 def test_a_wrong_port_fails_with_an_annotation_at_its_line(branch: Callable[[dict[str, str]], Ran]) -> None:
     text = (ROOT / "models" / "llama.py").read_text()
     assert WRONG[0] in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -98,3 +99,10 @@ def per_action(values_M: Tensor, action_M: Tensor) -> Tensor:
     sums_A = values_M.new_zeros(count).index_add(0, action_M, values_M)
     tokens_A = values_M.new_zeros(count).index_add(0, action_M, torch.ones_like(values_M))
     return sums_A / tokens_A
+
+
+def numbered(worths: Sequence[Worth]) -> Tensor:
+    """(M,) which action of the batch each token is of."""
+    begins = accumulate((worth.actions for worth in worths), initial=0)
+    parts = [worth.action_L + begin for worth, begin in zip(worths, begins, strict=False)]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *parts])

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,9 @@ from ptw.data.pack import IGNORED, PackedRow
 from ptw.data.sample import Sample
 from ptw.errors import PtwError
 from ptw.evals.rows import learnt
+from ptw.ports import adapter
 from ptw.rl import rewards
-from ptw.rl.answers import Answer, Judged, Worth, packed
+from ptw.rl.answers import Answer, Judged, Worth, numbered, packed
 from ptw.rl.engines import Engines, engines_of
 from ptw.rl.gap import Gap, difference
 from ptw.rl.judge import ROLE, Judge, judge_of
@@ -59,7 +59,11 @@ def rolling_out(run: Run, model: nn.Module, appraise: Appraise, keeps_reference:
     """Engines that draw answers with the model's weights, as long as one is inside."""
     settings = run.settings
     assert isinstance(settings, RolloutSettings), "Settings inherit RolloutSettings"
-    reference = open_beside(run, run.plan.model, "reference") if keeps_reference else None
+    reference = None
+    if keeps_reference and settings.adapter == "none":
+        reference = open_beside(run, run.plan.model, "reference")
+    elif keeps_reference:
+        reference = model  # beneath its adapter
     engines = None
     if run.group.first:
         engines = engines_of(run.plan, settings, run.tokenizer.stop_ids, run.ledger.say)
@@ -129,7 +133,7 @@ class Rollouts:
             difference(before_M, engine_M, self._settings.most_correction),
             joined_of(lambda one: one.worth.advantage_L),
             lengths.float().repeat_interleave(lengths),
-            _numbered([one.worth for one in kept]).to(device),
+            numbered([one.worth for one in kept]).to(device),
             count,
             self._actions,
             tokens,
@@ -142,10 +146,13 @@ class Rollouts:
 
     def measure(self) -> None:
         """The mean reward of one answer to each prompt of the eval_dataset."""
-        run = self._run
-        if run.holds_out:
+        run, clocked = self._run, dict(self._seconds)
+        if not run.holds_out:
+            return
+        with run.off_the_clock():
             rows = list(held_out.rows_of(run))
             flat = [one for group in self._answered(rows, 1) for one in group]
+            self._seconds = clocked  # of the step
             run.log(
                 held_out_reward=float(np.mean([one.reward for one in flat])),
                 held_out_length=float(np.mean([len(one.drawn.ids) for one in flat])),
@@ -177,21 +184,33 @@ class Rollouts:
     def _drawn(self, rows: Sequence[PackedRow], each: int) -> list[list[Answer]]:
         run, tokenizer = self._run, self._run.tokenizer
         assert self._engines is not None
-        wanted = [asked(row, _seed(run, row, number)) for row in rows for number in range(each)]
+        prompts = [row for row in rows for _ in range(each)]
+        wanted = [asked(prompt, _seed(run, prompt, number)) for number, prompt in enumerate(prompts)]
+        for prompt, one in zip(prompts, wanted, strict=True):
+            self._demand_room(prompt.samples[0], len(one.ids))
         with self._clock("generate"):
             drawn = self._engines.generate(wanted)
         answers = []
         with self._clock("reward"):
-            for at, (one, prompt) in enumerate(zip(drawn, wanted, strict=True)):
-                place = rows[at // each].samples[0]
+            for at, (one, want) in enumerate(zip(drawn, wanted, strict=True)):
+                place = prompts[at].samples[0]
                 ended = one.ids[-1] in tokenizer.stop_ids
                 text = tokenizer.decode(one.ids[:-1] if ended else one.ids)
                 row = self._prompts[place]
                 worth = rewards.worth(self._rewards, text, row, place)
-                ids = np.array([*prompt.ids, *one.ids], np.int32)
-                sample = Sample(f"{place}#{at % each}", ids, np.arange(len(ids)) >= len(prompt.ids))
+                ids = np.array([*want.ids, *one.ids], np.int32)
+                sample = Sample(f"{place}#{at}", ids, np.arange(len(ids)) >= len(want.ids))
                 answers.append(Answer(sample, place, row, text, one, worth, ended))
         return [answers[begin : begin + each] for begin in range(0, len(answers), each)]
+
+    def _demand_room(self, place: str, prompt: int) -> None:
+        settings = self._settings
+        if prompt + settings.max_new_tokens > settings.window:
+            raise PtwError(
+                f"{place}: a prompt of {prompt} ids and an answer of max_new_tokens = "
+                f"{settings.max_new_tokens} are more than window = {settings.window}; widen the window, or "
+                "lower max_new_tokens"
+            )
 
     def _sync(self) -> None:
         """The engines get the weights as they are now."""
@@ -228,7 +247,8 @@ class Rollouts:
                 heated = parts(self._log_probs(self._model, batch, settings.temperature))
             reference = heated
             if self._reference is not None:
-                reference = parts(self._log_probs(self._reference, batch, settings.temperature))
+                with adapter.without(self._reference):
+                    reference = parts(self._log_probs(self._reference, batch, settings.temperature))
             for at, sample in enumerate(samples):
                 told = self._told[sample]
                 told.before, told.heated, told.reference = before[at], heated[at], reference[at]
@@ -266,15 +286,8 @@ class Rollouts:
         self._seconds[what] += time.perf_counter() - began
 
 
-def _numbered(worths: Sequence[Worth]) -> Tensor:
-    """(M,) which action of the batch each token is of."""
-    begins = accumulate((worth.actions for worth in worths), initial=0)
-    parts = [worth.action_L + begin for worth, begin in zip(worths, begins, strict=False)]
-    return torch.cat([torch.empty(0, dtype=torch.int64), *parts])
-
-
 def _seed(run: Run, row: PackedRow, number: int) -> int:
-    """Of one answer: of the step, of its prompt, and of which answer to it it is."""
+    """Of one answer: of the step, of its prompt, and of its number among the step's answers."""
     return random.Random(f"{run.settings.seed} {run.steps_done} {row.samples[0]} {number}").getrandbits(62)
 
 

@@ -182,6 +182,7 @@ def test_beneath_an_adapter_the_reference_is_the_model_without_it(root: Path) ->
     torch.testing.assert_close(before, pairs.log_probs(run, model, batch).detach())
 
 
+@pytest.mark.slow
 def test_two_workers_prefer_as_one_does(root: Path) -> None:
     one = steps_of(trained(planned(with_pairs(root.parent / "other"), "prefer", steps=4)).folder)
     plan = planned(root, "prefer", steps=4)

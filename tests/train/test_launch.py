@@ -159,6 +159,7 @@ def test_a_killed_one_of_two_workers_is_started_again(ray: None, root: Path, und
     assert samples_of(folder) == samples_of(undisturbed)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(ray: None, root: Path, undisturbed: Path) -> None:
     process = driver(root)
     until(7, root / RUN)

@@ -23,7 +23,7 @@ def losses_of(folder: Path) -> list[float]:
     return [line["loss"] for line in steps_of(folder)]
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_two_workers_give_the_curve_of_one(tmp_path: Path, tied: bool) -> None:
     """rows = 3 leaves the second worker without a row in each step's second half."""
     root = make_workspace(tmp_path / "ws", tied=tied, recipe="pretrain")
@@ -44,6 +44,7 @@ def test_two_workers_give_the_curve_of_one(tmp_path: Path, tied: bool) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_more_workers_and_with_fewer(root: Path, undisturbed: Path) -> None:
     plan = planned(root)
     folder = plan.run_folder()

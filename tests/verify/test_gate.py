@@ -64,6 +64,7 @@ def test_a_stock_port_passes(name: str, workspace: Path) -> None:
     assert max(entry.value for entry in port.measured if entry.metric == "relative") < 1e-13
 
 
+@pytest.mark.slow
 def test_a_file_in_a_room_is_all_that_a_port_or_a_verifier_needs(
     workspace: Path, text_of: Callable[[str], str]
 ) -> None:
@@ -120,6 +121,7 @@ def test_names_are_ports_or_models_of_the_workspace(workspace: Path) -> None:
         choose(workspace, ["nemo"])
 
 
+@pytest.mark.slow
 def test_a_port_of_no_family_has_no_cases_and_fails(workspace: Path, text_of: Callable[[str], str]) -> None:
     (workspace / "models" / "llamarama.py").write_text(text_of("llama"))
     report = run_gates(workspace, ["llamarama"])
