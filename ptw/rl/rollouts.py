@@ -186,8 +186,8 @@ class Rollouts:
         assert self._engines is not None
         prompts = [row for row in rows for _ in range(each)]
         wanted = [asked(prompt, _seed(run, prompt, number)) for number, prompt in enumerate(prompts)]
-        for prompt, one in zip(prompts, wanted, strict=True):
-            self._demand_room(prompt.samples[0], len(one.ids))
+        for prompt, want in zip(prompts, wanted, strict=True):
+            self._demand_room(prompt.samples[0], len(want.ids))
         with self._clock("generate"):
             drawn = self._engines.generate(wanted)
         answers = []
