@@ -282,6 +282,7 @@ def test_more_workers_than_there_is_room_for_are_refused(ray: None, root: Path) 
         launch.train(read(root), "next-on-two", {}, resume=False)
 
 
+@pytest.mark.slow
 def test_a_fault_in_the_data_ends_the_run_and_is_said(ray: None, root: Path) -> None:
     with (root / "data" / "views.jsonl").open("a") as file:
         file.write('{"items": ["item1", "nobody", "item3", "item4"]}\n')

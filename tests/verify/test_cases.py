@@ -42,7 +42,7 @@ PORTED = ("llama", "qwen3_moe", "gemma3_text")
 KINDS = {"thorough", "ordinary", "field"}
 
 
-@pytest.fixture(scope="module", params=PORTED)
+@pytest.fixture(scope="module", params=[*PORTED[:-1], pytest.param(PORTED[-1], marks=pytest.mark.slow)])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
     folder = tmp_path_factory.mktemp("cases") / request.param
     draw.main(request.param, "practice", 0, folder)

@@ -83,6 +83,7 @@ def test_a_file_in_a_room_is_all_that_a_port_or_a_verifier_needs(
     assert limits["logits", "relative"] == 1e-10  # a stock verifier can't be loosened
 
 
+@pytest.mark.slow
 def test_a_wrong_port_fails_and_the_report_says_where(workspace: Path, text_of: Callable[[str], str]) -> None:
     wrong = text_of("llama").replace("config.rms_norm_eps)", "1.01 * config.rms_norm_eps)")
     (workspace / "models" / "llama.py").write_text(wrong)
