@@ -74,4 +74,4 @@ def measure(run: Run, model: nn.Module, losses: Callable[[Rows], tuple[Tensor, T
     """How far the student is from the teacher on what is held out, and its loss there."""
     if run.holds_out:
         found = run.held_out_means(model, lambda rows: {"divergence": means(losses(rows)[1], rows)})
-        run.log(**found, held_out_loss=run.held_out_loss(model))
+        run.log(**found, **run.held_out_losses(model))

@@ -18,6 +18,7 @@ class Settings(NextTokenSettings):
     learning_rate: float = 1e-3
     warmup: int = 20  # steps
     weight_decay: float = 0.1
+    eval_sequences: int | None = None  # events: rank so many of the held-out ones, evenly taken; None: all
     keep_best: bool = False  # events: save the model of the best validation ndcg@10, not the last
 
 
@@ -25,19 +26,19 @@ def train(run: Run, settings: Settings) -> None:
     model, optimizer = run.model(), run.optimizer()
     for batch in run.batches():
         if run.due():
-            measure(run, model, settings.keep_best)
+            measure(run, model, settings)
         loss = run.mean_loss(model, batch, label_smoothing=settings.label_smoothing, z_loss=settings.z_loss)
         run.step(optimizer, loss)
-    measure(run, model, settings.keep_best)
+    measure(run, model, settings)
     run.save(model)
 
 
-def measure(run: Run, model: nn.Module, keep_best: bool) -> None:
+def measure(run: Run, model: nn.Module, settings: Settings) -> None:
     """Next-item ranking where events were held out, the held-out loss where there is an eval_dataset."""
     if run.holds_out:
-        run.log(held_out_loss=run.held_out_loss(model))
-    ranking = run.held_out_ranking(model) if run.ranks else {}
+        run.log(**run.held_out_losses(model))
+    ranking = run.held_out_ranking(model, settings.eval_sequences) if run.ranks else {}
     if ranking:
         run.log(**ranking)
-    if keep_best:
+    if settings.keep_best:
         run.keep_best(model, ranking, "validation_ndcg@10")

@@ -31,4 +31,4 @@ def train(run: Run, settings: Settings) -> None:
 def measure(run: Run, model: nn.Module) -> None:
     """The held-out loss before, during and after."""
     if run.holds_out:
-        run.log(held_out_loss=run.held_out_loss(model))
+        run.log(**run.held_out_losses(model))

@@ -28,10 +28,24 @@ ARROWS = {
     "ptw/verify": {"errors", "pages", "workspace", "nn", "ports", "files", "tokens", "runs"},
     "ptw/data": {"errors", "workspace", "files", "tokens"},
     "ptw/runs": {"errors", "pages", "workspace", "tokens", "nn", "ports"},
-    "ptw/evals": {"errors", "workspace", "tokens", "nn", "ports", "data", "runs"},
+    "ptw/evals": {"errors", "pages", "workspace", "files", "tokens", "nn", "ports", "data", "runs"},
     "ptw/track": {"errors", "runs"},
-    "ptw/train": {"errors", "workspace", "files", "tokens", "nn", "ports", "data", "runs", "evals", "track"},
+    "ptw/train": {
+        "errors",
+        "workspace",
+        "files",
+        "tokens",
+        "nn",
+        "ports",
+        "data",
+        "runs",
+        "evals",
+        "track",
+        "vocab",
+    },
     "ptw/rl": {"errors", "workspace", "files", "tokens", "nn", "ports", "data", "evals", "train"},
+    "ptw/vocab": {"errors", "pages", "workspace", "files", "tokens", "data", "evals", "runs"},
+    "ptw/serve": {"errors", "tokens"},
     "ptw/survey": {"errors", "pages", "workspace", "files", "tokens", "data", "train"},
     "ptw/agent": {"errors", "workspace", "ports", "verify", "runs"},
     "ptw/cli": {
@@ -45,6 +59,7 @@ ARROWS = {
         "evals",
         "train",
         "survey",
+        "vocab",
         "agent",
     },
 }
@@ -55,7 +70,7 @@ READS_TEXT = {"ast", "builtins", "re", "warnings"}  # a verifier may look at a p
 MAY_IMPORT = {
     "models": {"torch", "ptw.errors", "ptw.nn", "ptw.ports.weights"},
     "recipes": {"torch", "ptw.train", "ptw.rl"},
-    "rewards": {"json", "re"},
+    "rewards": {"json", "re", "ptw.rl.titles"},
     "verifiers": {"torch"},
 }
 
@@ -72,7 +87,7 @@ HEAVY = {
     "git": ("ptw/agent", "ptw/verify", "ptw/workspace", "ptw/runs"),
     "peft": ("ptw/verify",),
     "ray": ("ptw/rl/engines.py", "ptw/train/launch.py", "ptw/train/connect.py", "ptw/train/jobs/cluster.py"),
-    "vllm": ("ptw/rl/engine.py",),
+    "vllm": ("ptw/rl/engine.py", "ptw/serve"),
     "transformers": ("ptw/agent", "ptw/ports", "ptw/tokens", "ptw/verify"),
 }
 

@@ -50,10 +50,12 @@ def test_help_lists_the_commands_as_a_user_meets_them() -> None:
             "add-model",
             "verify",
             "data",
+            "vocab",
             "train",
             "runs",
             "export",
             "generate",
+            "recommend",
             "eval",
             "eject",
         ]

@@ -19,9 +19,11 @@ from ptw.cli.asking import evaluate, generate
 from ptw.cli.looking import data
 from ptw.cli.making import check, eject, init, schema
 from ptw.cli.onboarding import add_model
+from ptw.cli.recommending import recommend
 from ptw.cli.speaking import told
 from ptw.cli.training import export, runs, train
 from ptw.cli.verifying import verify
+from ptw.cli.vocabulary import vocab
 from ptw.errors import PtwError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -79,5 +81,9 @@ def cli() -> None:
     """Post-train language models on your own data. A workspace.toml says all; start with `ptw init NAME`."""
 
 
-for command in (init, check, schema, add_model, verify, data, train, runs, export, generate, evaluate, eject):
+commands = (
+    *(init, check, schema, add_model, verify, data, vocab, train, runs),
+    *(export, generate, recommend, evaluate, eject),
+)
+for command in commands:
     cli.add_command(command)

@@ -1,8 +1,19 @@
 """Which commands ask a model something? An answer to a prompt, or how good it is on held-out data."""
 
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from ptw.cli.speaking import as_json, opened, print_json
+from ptw.cli.speaking import as_json, opened, print_json, put
+from ptw.errors import PtwError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ptw.runs.open import Opened
+    from ptw.workspace.manifest import DatasetEntry, Workspace
 
 
 @click.command()
@@ -30,22 +41,86 @@ def generate(name: str, prompt: str, max_new_tokens: int, temperature: float, as
 
 
 @click.command(name="eval")
-@click.argument("name", metavar="RUN[@STEP]|MODEL")
-@click.option("--dataset", help="One of [datasets]. Default: what the run's recipe names.")
+@click.argument("names", metavar="RUN[@STEP]|MODEL...", nargs=-1, required=True)
+@click.option("--dataset", help="One of [datasets]. Default: what the first run's recipe names.")
+@click.option("--at", metavar="K,K", help="Lists of so many items. Default: 5,10.")
+@click.option("--slice", "slices", multiple=True, metavar="[item:]KEY", help="A key of rows, or of targets.")
+@click.option("--attribute", metavar="KEY", help="Of items, for diversity and calibration; none for none.")
+@click.option("--compare", is_flag=True, help="Several runs, each beside the first.")
+@click.option("--seeds", is_flag=True, help="Several runs as seeds of one: mean and deviation.")
+@click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page for a browser.")
 @as_json
-def evaluate(name: str, dataset: str | None, as_json: bool) -> None:
+def evaluate(names: tuple[str, ...], dataset: str | None, as_json: bool, **asked: Any) -> None:
     """Measure a run's model on held-out data.
 
-    RUN@STEP is the model of one of the run's checkpoints.
+    RUN@STEP is the model of one of the run's checkpoints. On events: what it recommends, of all items, beside
+    popularity and item-kNN, with intervals.
     """
+    if asked["compare"] and asked["seeds"]:
+        raise click.UsageError("--compare and --seeds exclude each other")
+    several = asked["compare"] or asked["seeds"]
+    if len(names) > 1 and not several:
+        raise click.UsageError("several runs: add --compare, or --seeds if they are seeds of one recipe")
+    if several and len(set(names)) < 2:
+        raise click.UsageError("name at least two different runs")
     workspace = opened()
+    from ptw.evals.evaluate import dataset_of
     from ptw.evals.evaluate import evaluate as measure
     from ptw.train.moment import open_at
 
-    metrics = measure(workspace, open_at(workspace, name), dataset)
+    first = open_at(workspace, names[0])
+    entry = dataset_of(workspace, first, dataset)
+    if entry.format == "event":
+        rest = (open_at(workspace, name) for name in names[1:])
+        tell(workspace, chain([first], rest), entry, as_json, **asked)
+        return
+    given = [
+        f"--{key.rstrip('s')}" if key == "slices" else f"--{key}" for key, value in asked.items() if value
+    ]
+    if given:
+        raise PtwError(
+            f"{given[0]} is of recommendations, and dataset {entry.name} has no events; leave it out"
+        )
+    metrics = measure(workspace, first, dataset)
     if as_json:
         print_json(metrics)
         return
     width = max(map(len, metrics), default=0)
     for key, value in metrics.items():
         click.echo(f"{key:<{width}}  {value:.4f}" if isinstance(value, float) else f"{key:<{width}}  {value}")
+
+
+def tell(
+    workspace: "Workspace",
+    runs: "Iterable[Opened]",
+    entry: "DatasetEntry",
+    as_json: bool,
+    at: str | None,
+    slices: tuple[str, ...],
+    attribute: str | None,
+    compare: bool,
+    seeds: bool,
+    html: Path | None,
+) -> None:
+    """What runs recommend: to stdout, or to a page; what a reader must know to stderr."""
+    from ptw.evals import page, show
+    from ptw.evals.recommend import CUTS, Asked, demand_seeds, recommend
+
+    asked = Asked(cuts_of(at) if at else CUTS, slices, attribute)
+    found = recommend(workspace, demand_seeds(runs) if seeds else runs, entry, asked)
+    for note in show.notes(found):
+        click.echo(note, err=True)
+    if html is not None:
+        put(html, page.as_html(found, seeds))
+    if as_json:
+        print_json(show.as_json(found, seeds))
+    elif html is None:
+        click.echo(show.as_text(found, seeds))
+
+
+def cuts_of(text: str) -> tuple[int, ...]:
+    """5,10,20 in order, each once."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.UsageError(f"--at {text}: whole numbers above 0 are wanted, as in 5,10,20")
+    return tuple(sorted({int(part) for part in parts}))

@@ -57,7 +57,7 @@ def data(
         ctx.exit(listed(workspace, as_json))
     from ptw.survey.setup import chosen, dataset_named
     from ptw.survey.survey import Limit, Survey
-    from ptw.tokens.tokenizer import open_tokenizer
+    from ptw.tokens.declared import open_tokenizer
 
     dataset = dataset_named(workspace, name)
     setup, notes = chosen(workspace, name, recipe, tokenizer, window)

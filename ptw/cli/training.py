@@ -36,9 +36,11 @@ def train(name: str, resume: bool, dry_run: bool, overrides: dict[str, str], det
     """Run a recipe of workspace.toml on Ray."""
     workspace = opened()
     if dry_run:
-        from ptw.train.plan import describe, resolve
+        from ptw.train.plan import demand_sense, describe, resolve
 
-        click.echo(describe(resolve(workspace, name, overrides)))
+        plan = resolve(workspace, name, overrides)
+        demand_sense(plan)
+        click.echo(describe(plan))
         return
     from ptw.train.jobs.train import train as launch
 

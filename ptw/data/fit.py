@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,7 +26,7 @@ def fit(
     if length <= window:
         return (sample,), None
     if dataset.too_long == "split":
-        return _split(sample, window), None
+        return _split(sample, window, bos_id), None
     if dataset.too_long == "truncate":
         cut = _newest(sample, window, bos_id) if dataset.format == "event" else _first(sample, window)
         if not cut.learns:
@@ -61,17 +62,17 @@ def _first(sample: Sample, window: int) -> Sample:
 
 def _newest(sample: Sample, window: int, bos_id: int | None) -> Sample:
     """The id that begins the sequence stays, where there is one."""
-    begin = len(sample.ids) - window
-    keep = np.arange(begin, len(sample.ids))
-    if sample.ids[0] == bos_id:
-        keep[0] = 0
+    begun = int(sample.ids[0] == bos_id)
+    newest = (window - begun) // sample.unit * sample.unit
+    keep = np.concatenate([np.arange(begun), np.arange(len(sample.ids) - newest, len(sample.ids))])
     return replace(sample, ids=sample.ids[keep], learn=sample.learn[keep])
 
 
-def _split(sample: Sample, window: int) -> list[Sample]:
+def _split(sample: Sample, window: int, bos_id: int | None) -> list[Sample]:
+    begun = int(sample.unit > 1 and sample.ids[0] == bos_id)
+    whole = (window - begun) // sample.unit * sample.unit
+    ends = [*range(begun + whole, len(sample.ids), window // sample.unit * sample.unit), len(sample.ids)]
     return [
-        Sample(
-            f"{sample.id}#{part}", sample.ids[begin : begin + window], sample.learn[begin : begin + window]
-        )
-        for part, begin in enumerate(range(0, len(sample.ids), window), start=1)
+        replace(sample, id=f"{sample.id}#{part}", ids=sample.ids[begin:end], learn=sample.learn[begin:end])
+        for part, (begin, end) in enumerate(pairwise([0, *ends]), start=1)
     ]

@@ -1,6 +1,7 @@
 """How does a row become ids, and which of them are targets?"""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,6 +25,8 @@ def render(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
     if row.fault is not None:
         raise row.fault
     try:
+        if dataset.format != "event":
+            row = replace(row, value=tokenizer.items.spelt(row.value))
         sample = _RENDER[dataset.format](row, dataset, tokenizer)
     except PtwError as error:
         raise PtwError(f"{row.place}: {error}") from error
@@ -67,14 +70,20 @@ def _text(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
     return Sample(row.place, ids, np.arange(len(ids)) > 0)
 
 
-def _event(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
+def events_of(row: Row) -> list[str]:
+    """The items of an event row, the oldest first; PtwError without its place."""
     items = row.value.get("items")
     if not isinstance(items, list) or not all(isinstance(item, str | int) for item in items):
         raise PtwError(f"an event row needs `items`, a list of item ids; this row has {short(items)}")
-    kept = [str(item) for item in items][: max(len(items) - dataset.leave_out, 0)]
+    return [str(item) for item in items]
+
+
+def _event(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
+    items = events_of(row)
+    kept = items[: max(len(items) - dataset.leave_out, 0)]
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids = np.array(bos + tokenizer.item_ids(kept), dtype=np.int32)
-    return Sample(row.place, ids, np.arange(len(ids)) > 0)
+    return Sample(row.place, ids, np.arange(len(ids)) > 0, unit=tokenizer.item_length)
 
 
 _RENDER = {

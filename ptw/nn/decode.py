@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ptw.nn.cache import KVCache
 from ptw.nn.layout import Layout
+from ptw.nn.nucleus import likeliest
 
 Logits = Callable[[list[list[int]]], Tensor]  # the new tokens of each sequence -> (B, V) of its last one
 
@@ -24,11 +25,14 @@ def generate(
     seed: int | Sequence[int] = 0,
     allowed_ids: Collection[int] | None = None,
     agreed: Callable[[bool], bool] = bool,
+    top_p: float = 1.0,
+    top_k: int = 0,
 ) -> list[list[int]]:
     """New tokens of each prompt, uneven prompts in one batch; a stop token ends a sequence and is kept.
 
     temperature 0 takes the most likely token, else softmax(logits / temperature) is drawn from, by `seed`;
-    with a seed for each prompt, what is drawn for one does not depend on the others beside it.
+    with a seed for each prompt, what is drawn for one does not depend on the others beside it. top_p and
+    top_k narrow that down, as `likeliest` has it.
     Only ids of the vocabulary (or `allowed_ids`) are ever drawn, never the padded rows of the head. `agreed`:
     whether to go on, of whether any sequence here does: for workers that hold a model between them.
     """
@@ -41,9 +45,8 @@ def generate(
     drawn: list[list[int]] = [[] for _ in prompts]
     going = [True] * len(prompts)
     for _ in range(max_new_tokens):
-        tokens = _draw(
-            _only(logits_of(fresh), allowed_ids), temperature, generators, shared=isinstance(seed, int)
-        )
+        logits_BV = _narrowed(_only(logits_of(fresh), allowed_ids), temperature, top_p, top_k)
+        tokens = _draw(logits_BV, temperature, generators, shared=isinstance(seed, int))
         for sequence, token in enumerate(tokens):
             if going[sequence]:
                 drawn[sequence].append(token)
@@ -98,6 +101,12 @@ def _only(logits_BV: Tensor, allowed_ids: Collection[int] | None) -> Tensor:
     allowed = torch.tensor(sorted(allowed_ids))
     masked[:, allowed] = logits_BV[:, allowed]
     return masked
+
+
+def _narrowed(logits_BV: Tensor, temperature: float, top_p: float, top_k: int) -> Tensor:
+    if temperature == 0 or (top_p, top_k) == (1, 0):
+        return logits_BV
+    return logits_BV.masked_fill(~likeliest(logits_BV / temperature, top_p, top_k), -torch.inf)
 
 
 def _draw(

@@ -16,6 +16,7 @@ from ptw.nn.cache import KVCache
 from ptw.nn.head import Head
 from ptw.nn.layout import Layout
 from ptw.ports.checkpoint import demand_floats, open_checkpoint
+from ptw.ports.grow import Growth
 
 NOTES = (
     "no port: Hugging Face's own class runs, each document alone and padded",
@@ -48,7 +49,7 @@ class ReferenceModel(nn.Module):
 
 
 def load_reference(
-    folder: Path, dtype: torch.dtype | None, device: torch.device | str
+    folder: Path, dtype: torch.dtype | None, device: torch.device | str, growth: Growth | None = None
 ) -> tuple[ReferenceModel, tuple[str, ...]]:
     """Hugging Face's class of a checkpoint, and what is off with it; PtwError where it does not fit."""
     from transformers import AutoModelForCausalLM
@@ -65,9 +66,22 @@ def load_reference(
         raise PtwError(f"{checkpoint.place()}: missing or unexpected tensors: {', '.join(faults[:4])}")
     weights = {name for name, _ in reference.named_parameters(remove_duplicate=False)}
     demand_floats(checkpoint, sorted(weights & checkpoint.files.keys()))
+    if growth is not None:
+        _grow(reference, growth)
     model = ReferenceModel(reference.to(device))
     _assert_plain_head(model, folder)
     return model, NOTES
+
+
+@torch.no_grad()
+def _grow(reference: Any, growth: Growth) -> None:
+    """Its tables of tokens with their new rows, by transformers' own means."""
+    tables = {id(t.weight): t for t in (reference.get_input_embeddings(), reference.get_output_embeddings())}
+    before = [table.weight.detach().clone() for table in tables.values()]
+    reference.resize_token_embeddings(max(len(before[0]), growth.end), mean_resizing=False)
+    after = {id(t.weight): t for t in (reference.get_input_embeddings(), reference.get_output_embeddings())}
+    for table, old_VD in zip(after.values(), before, strict=True):
+        table.weight.copy_(growth.table(old_VD))
 
 
 def reference_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

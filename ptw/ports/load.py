@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ptw.errors import PtwError
 from ptw.ports.checkpoint import Checkpoint, demand_floats, open_checkpoint
+from ptw.ports.grow import Growth, grown, grown_config
 from ptw.ports.mapping import as_named, held_wide, padded_tables
 from ptw.ports.parallel import copy_whole, held, local, materialise
 from ptw.ports.port import Port, configure, find_port
@@ -47,12 +48,14 @@ def load(
     device: torch.device | str = "cpu",
     spread: Spread | None = None,
     scores: Scores | None = None,
+    growth: Growth | None = None,
 ) -> Loaded:
     """The model of a checkpoint, in `dtype` (default: the checkpoint's own).
 
     It gives scores in place of words where the checkpoint does, or where `scores` asks for new ones. Tensors
     go from disk into the port one operator at a time, so that the model never stands in memory twice. With
-    `spread` a process keeps of each only what it holds; without a port the model is loaded first.
+    `spread` a process keeps of each only what it holds; without a port the model is loaded first. With
+    `growth` it has rows for further tokens.
     PtwError names each unknown, missing and left-over tensor.
     """
     checkpoint = open_checkpoint(folder)
@@ -62,10 +65,13 @@ def load(
     if found is None:
         from ptw.ports.fallback import load_reference
 
-        reference, notes = load_reference(folder, dtype, device)
+        reference, notes = load_reference(folder, dtype, device, growth)
         if spread is not None:
             spread(reference, None, None)
-        return Loaded(reference, checkpoint.hf_config, None, notes)
+        hf_config = grown_config(checkpoint.hf_config, growth) if growth else checkpoint.hf_config
+        return Loaded(reference, hf_config, None, notes)
+    if growth is not None:
+        checkpoint = grown(checkpoint, growth, found)
     hf_config = checkpoint.hf_config
     config = configure(found, hf_config)
     if labels := stored or (scores.labels if scores else None):

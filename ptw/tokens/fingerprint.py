@@ -60,6 +60,17 @@ def first_difference(own: Tokenizer, other: Tokenizer) -> str | None:
     for token, id_ in sorted(own.hf.get_vocab().items(), key=lambda pair: pair[1]):
         if has.get(token) != id_:
             return f"token {token!r} is {id_} there, {has.get(token, 'none')} here"
+    for name, ids in own.vocabularies.items():
+        now = other.vocabularies.get(name)
+        if now is None:
+            return f"semantic_ids.{name} is there, and not here"
+        changed = now.changed(ids)
+        if changed and not now.descends_from(ids):
+            return (
+                f"{changed:,} of {len(ids.items):,} items of semantic_ids.{name} have other codes here, and "
+                f"version {now.version} was not made of its version {ids.version} by `ptw vocab extend`; "
+                f"declare version = {ids.version} in [semantic_ids.{name}]"
+            )
     for probe, before, now in zip(PROBES, own.probed["texts"], other.probed["texts"], strict=True):
         if before != now:
             return f"other ids for {probe!r}"

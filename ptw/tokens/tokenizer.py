@@ -1,24 +1,18 @@
 """Which ids stand for a text, a chat or an item, and is it the same tokenizer as before?"""
 
-import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import huggingface_hub
-
 from ptw.errors import PtwError
-from ptw.files.find import content_digest, find
-from ptw.files.read import Row, read
-from ptw.tokens import fingerprint
-from ptw.tokens.cache import cached
+from ptw.tokens import fingerprint, grown
 from ptw.tokens.chat import Chat, Message
-from ptw.tokens.items import build_items
-from ptw.tokens.learn import CHATML, learn, texts_of
+from ptw.tokens.grown import Items, Vocabularies
 from ptw.tokens.pipeline import PROBES, build
-from ptw.workspace.manifest import TokenizerEntry, Workspace
+from ptw.tokens.semantic import SemanticIds
 
 _CHAT_PROBES: tuple[tuple[list[Message], list[Any] | None], ...] = (
     ([{"role": "user", "content": "Hi 12 "}, {"role": "assistant", "content": " Yes.\n"}], None),
@@ -49,11 +43,14 @@ class Tokenizer:
         notes: tuple[str, ...] = (),
         stop_ids: frozenset[int] = frozenset(),
         is_automatic: bool = False,
+        vocabularies: Vocabularies = MappingProxyType({}),
     ) -> None:
         self.hf = hf
         self.name = name
         self.notes = notes
         self.is_automatic = is_automatic  # `hf` is what AutoTokenizer gives, unchanged
+        self.vocabularies = vocabularies  # of semantic IDs
+        self.items = Items(vocabularies)
         self.own_stops = stop_ids  # of the checkpoint's generation_config.json
         self._vocabulary: dict[str, int] = hf.get_vocab()
         if not self._vocabulary:
@@ -97,17 +94,35 @@ class Tokenizer:
         return self.encode(self.template.text(messages, tools, prompt))
 
     def item_ids(self, items: Sequence[str]) -> list[int]:
-        """One id an item. PtwError: an item that is no token, or that is a special one."""
+        """The ids of each, `item_length` of them. PtwError: an item has none, or is a special token."""
         for item in self.unknown_items(items):
             raise PtwError(
                 f"item {item!r} is not in tokenizer {self.name}; add it to the items, or drop the event"
             )
-        return [self._vocabulary[item] for item in items]
+        return [id_ for item in items for id_ in self._ids_of(item)]
 
     def unknown_items(self, items: Sequence[str]) -> list[str]:
-        """Those that are no token, or a special one."""
-        none = self.special_ids | {-1}
-        return [item for item in items if self._vocabulary.get(item, -1) in none]
+        """Those that have no ids, or that are special tokens."""
+        return [item for item in items if not self._ids_of(item)]
+
+    @property
+    def item_length(self) -> int:
+        """How many ids an item has: one, or as many as semantic IDs have levels."""
+        return max((ids.levels for ids in self.vocabularies.values()), default=1)
+
+    def code_ids(self, name: str) -> list[list[int]]:
+        """Of a vocabulary of semantic IDs: for each level the id of each code."""
+        ids = self.vocabularies[name]
+        return [
+            [self._vocabulary[ids.token(level, code)] for code in range(ids.codebook_size)]
+            for level in range(ids.levels)
+        ]
+
+    def _ids_of(self, item: str) -> list[int]:
+        if self.vocabularies:
+            return [self._vocabulary[token] for token in self.items.tokens(item) or ()]
+        id_ = self._vocabulary.get(item, -1)
+        return [] if id_ in self.special_ids | {-1} else [id_]
 
     @property
     def stop_ids(self) -> set[int]:
@@ -138,7 +153,9 @@ class Tokenizer:
     @cached_property
     def probed(self) -> dict[str, Any]:
         """What the fingerprint is made of."""
+        digests = {name: ids.digest for name, ids in self.vocabularies.items()}
         return {
+            **({"semantic_ids": digests} if digests else {}),
             "vocabulary": sorted((id_, token) for token, id_ in self._vocabulary.items()),
             "special": [self.bos_id, self.eos_id, sorted(self.special_ids)],
             "texts": [self._probed(probe) for probe in PROBES],
@@ -161,9 +178,21 @@ class Tokenizer:
         """Write it in HF's format, with its fingerprint: plain AutoTokenizer gives the same ids."""
         try:
             self.hf.save_pretrained(str(folder))
+            grown.save(folder, self.vocabularies)
             fingerprint.write(folder, self)
         except OSError as error:
             raise PtwError(f"tokenizer {self.name} can't be written to {folder}: {error}") from error
+
+
+def vocabulary_of(tokenizer: Tokenizer, name: str | None = None) -> SemanticIds:
+    """The one that is named, or the only one; PtwError where there is none, or several and none is named."""
+    known = tokenizer.vocabularies
+    if name is None and len(known) == 1:
+        return next(iter(known.values()))
+    if name is None or name not in known:
+        there = ", ".join(known) or "none"
+        raise PtwError(f"tokenizer {tokenizer.name}: which semantic_ids? It has {there}")
+    return known[name]
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -171,100 +200,16 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     PtwError if ptw has saved it and it gives other ids since.
     """
-    return _opened(folder, folder.name)
+    return open_folder(folder, folder.name)
 
 
-def open_tokenizer(workspace: Workspace, name: str) -> Tokenizer:
-    """The tokenizer that the workspace declares; what is built from its data is built once, then kept."""
-    if name not in workspace.tokenizers:
-        known = ", ".join(workspace.tokenizers) or "none"
-        raise PtwError(f"workspace.toml has no tokenizer {name!r}; it has: {known}")
-    entry = workspace.tokenizers[name]
-    folder = source_folder(workspace.root, entry)
-    if folder is None and entry.items is not None:
-        folder = _items_folder(workspace, entry, (entry.items,))
-    found = _opened(folder or _learnt_folder(workspace, entry), name)
-    if entry.vocab_size is not None and len(found.hf) < entry.vocab_size:
-        taught = f"its data taught {len(found.hf)} tokens, fewer than vocab_size {entry.vocab_size}"
-        found.notes += (f"tokenizer {name}: {taught}",)
-    if entry.chat_template is None:
-        return found
-    found.hf.chat_template = _template(workspace.root / entry.chat_template, name)
-    return Tokenizer(found.hf, name, found.notes, found.own_stops)
-
-
-def source_folder(root: Path, entry: TokenizerEntry) -> Path | None:
-    """The folder of the checkpoint that the tokenizer is; None for one that is made from data."""
-    if entry.hf is None:
-        return None
-    return _checkpoint(root, entry.hf, entry.revision, entry.name)
-
-
-def _opened(folder: Path, name: str) -> Tokenizer:
+def open_folder(folder: Path, name: str) -> Tokenizer:
+    """The tokenizer of a folder, under this name; PtwError as of `load_tokenizer`."""
     hf, notes = build(folder, name)
-    found = Tokenizer(hf, name, notes, _generation_stops(folder), is_automatic=not notes)
+    stops, vocabularies = _generation_stops(folder), grown.read(folder)
+    found = Tokenizer(hf, name, notes, stops, is_automatic=not notes, vocabularies=vocabularies)
     fingerprint.demand(folder, found)
     return found
-
-
-def _items_folder(workspace: Workspace, entry: TokenizerEntry, source: tuple[str, ...]) -> Path:
-    files = find(workspace.root, source)
-    digest = _digest("items", content_digest(files))
-    return cached(
-        workspace.root,
-        digest,
-        lambda: Tokenizer(build_items(_rows(workspace, source), entry.name), entry.name),
-    )
-
-
-def _learnt_folder(workspace: Workspace, entry: TokenizerEntry) -> Path:
-    if entry.learn_from is None or entry.learn_from not in workspace.datasets or entry.vocab_size is None:
-        raise PtwError(f"tokenizer {entry.name}: `learn_from` must name a dataset, with a `vocab_size`")
-    parts = [share.dataset for share in workspace.datasets[entry.learn_from].parts]
-    size = entry.vocab_size
-    content = [
-        text for part in parts for text in (content_digest(find(workspace.root, part.source)), part.format)
-    ]
-    digest = _digest("learnt", *content, str(size), CHATML.read_text(encoding="utf-8"))
-    texts = (
-        text for part in parts for text in texts_of(_rows(workspace, part.source), part.format, entry.name)
-    )
-    return cached(workspace.root, digest, lambda: Tokenizer(learn(texts, size), entry.name))
-
-
-def _rows(workspace: Workspace, source: tuple[str, ...]) -> Iterator[Row]:
-    empty = True
-    for file in find(workspace.root, source):
-        for row in read(file):
-            empty = False
-            yield row
-    if empty:
-        raise PtwError(f"{', '.join(source)}: no rows to make a tokenizer of")
-
-
-def _digest(*parts: str) -> str:
-    # a change of how tokenizers are built here must change the first part
-    return hashlib.sha256("\0".join(("1", *parts)).encode()).hexdigest()[:32]
-
-
-def _checkpoint(root: Path, hf: str, revision: str | None, name: str) -> Path:
-    if revision is None or (root / hf).is_dir():
-        return root / hf
-    wanted = ["*.json", "*.jinja", "*.txt", "*.model"]  # no weights
-    try:
-        return Path(huggingface_hub.snapshot_download(hf, revision=revision, allow_patterns=wanted))
-    except Exception as error:  # of the network, the Hub and the disk
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PtwError(
-            f"tokenizer {name}: {hf} at {revision} can't be fetched from the Hub: {reason}"
-        ) from error
-
-
-def _template(file: Path, name: str) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PtwError(f"tokenizer {name}: chat_template {file} can't be read ({error})") from error
 
 
 def _generation_stops(folder: Path) -> frozenset[int]:

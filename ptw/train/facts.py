@@ -8,9 +8,12 @@ from ptw.data.sources import digest
 from ptw.errors import PtwError
 from ptw.ports.source import resolve as resolve_source
 from ptw.runs import origin, record
-from ptw.tokens.tokenizer import Tokenizer, open_tokenizer
+from ptw.tokens.declared import open_tokenizer
+from ptw.tokens.semantic import read_facts, version_folder
+from ptw.tokens.tokenizer import Tokenizer
 from ptw.train.ledger import Ledger
 from ptw.train.plan import Plan
+from ptw.workspace import rooms
 from ptw.workspace.manifest import ModelEntry
 
 
@@ -63,12 +66,32 @@ def demand_base(plan: Plan) -> None:
 
 
 def digests_of(plan: Plan) -> dict[str, str]:
-    """Of the content of datasets, recipe and model."""
+    """Of the content of datasets, recipe, models, and the rewards and files that settings name."""
     parts = [share.dataset for entry in plan.datasets.values() for share in entry.parts]
     datasets = {f"dataset {part.name}": digest(plan.root, part.source) for part in parts}
     recipe = hashlib.sha256(plan.file.read_bytes()).hexdigest()
     models = {name: value for entry in plan.models for name, value in _model_digest(plan.root, entry).items()}
-    return {**datasets, f"recipe {plan.file.stem}": recipe, **models}
+    codes = {
+        f"semantic_ids {name}": read_facts(version_folder(plan.root, name, entry.version or 0))["digest"]
+        for name, entry in plan.semantic_ids.items()
+    }
+    return {**datasets, f"recipe {plan.file.stem}": recipe, **_named_digests(plan), **codes, **models}
+
+
+def _named_digests(plan: Plan) -> dict[str, str]:
+    """Of what is not there, none: the run says it."""
+    there, named = rooms.files(plan.root, "rewards"), dict[str, Path]()
+    for key in rooms.rewards_named(plan.file):
+        names = plan.settings.get(key)
+        for name in names if isinstance(names, list) else [names]:
+            if name in there:
+                named[f"reward {name}"] = there[str(name)]
+    for key in rooms.files_named(plan.file):
+        if plan.settings.get(key) is not None:
+            named[f"{key} {plan.settings[key]}"] = plan.root / str(plan.settings[key])
+    return {
+        name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in named.items() if file.is_file()
+    }
 
 
 def _model_digest(root: Path, entry: ModelEntry) -> dict[str, str]:

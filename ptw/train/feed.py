@@ -76,16 +76,30 @@ class Feed:
         self.seconds = 0.0  # that the last step was waited for
         self.epoch: int | None = None
         self.epoch_ended = True  # with the last step a new epoch began
+        self._peeked: tuple[tuple[PackedRow, ...], float, dict[str, Any]] | None = None
 
     def next_step(self) -> StepRows | None:
-        began = time.perf_counter()
-        rows = list(islice(self.stream, self.rows))
-        self.seconds = time.perf_counter() - began
+        rows, self.seconds = self._peeked[:2] if self._peeked is not None else self._read()
+        self._peeked = None
         if not rows:
             return None
         self.epoch_ended = rows[0].epoch != self.epoch
         self.epoch = rows[0].epoch
-        return StepRows(tuple(rows), learnt(rows))
+        return StepRows(rows, learnt(rows))
+
+    def peek(self) -> StepRows | None:
+        """The step after this one; until it is taken, the state is that of before it was read."""
+        if self._peeked is None:
+            before = self.stream.state_dict()
+            self._peeked = (*self._read(), before)
+        rows, *_ = self._peeked
+        return StepRows(rows, learnt(rows)) if rows else None
+
+    def _read(self) -> tuple[tuple[PackedRow, ...], float]:
+        """The rows, and the seconds that they were waited for."""
+        began = time.perf_counter()
+        rows = tuple(islice(self.stream, self.rows))
+        return rows, time.perf_counter() - began
 
     def remarks(self) -> Iterator[tuple[str, int]]:
         """What a person should know of each dataset that was read, and how many of its rows are not used."""
@@ -102,7 +116,8 @@ class Feed:
                 yield f"{rows} of {name} not used, first {place}: {reason}", part.refused_count
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "stream": self.stream.state_dict()}
+        stream = self._peeked[2] if self._peeked is not None else self.stream.state_dict()
+        return {"epoch": self.epoch, "stream": stream}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.epoch = state["epoch"]

@@ -1,6 +1,5 @@
 """How is a model measured while it trains, by all workers together?"""
 
-import math
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing
@@ -10,20 +9,29 @@ import torch
 from torch import Tensor, nn
 
 from ptw.data.stream import Stream
+from ptw.evals.cases import cases, catalogue_of, split_of
 from ptw.evals.loss import ROWS_AT_ONCE, summed_loss
-from ptw.evals.ranking import cases, metrics_of, model_ranks, split_of
+from ptw.evals.ranker import model_ranked
+from ptw.evals.ranking import metrics_of
 from ptw.evals.rows import Forward, dealt, forward_of, groups
+from ptw.workspace.manifest import DatasetEntry
 
 if TYPE_CHECKING:
     from ptw.train.run import Run
 
 
-def loss(run: "Run", model: nn.Module) -> float:
-    """Mean loss of a token of the plan's eval_dataset; NaN without one."""
-    plan, group = run.plan, run.group
-    if plan.eval_dataset is None:
-        return math.nan
-    with closing(rows_of(run)) as rows, run.computing():
+def losses(run: "Run", model: nn.Module) -> dict[str, float]:
+    """Mean loss of a token of the plan's eval_dataset; of a mix that of each part, too, by its name."""
+    entry = run.plan.datasets[str(run.plan.eval_dataset)]
+    found = {"held_out_loss": _loss(run, model, rows_of(run))}
+    for share in entry.mix:
+        found[f"held_out_loss_{share.dataset.name}"] = _loss(run, model, _rows_of(run, share.dataset))
+    return found
+
+
+def _loss(run: "Run", model: nn.Module, rows: Stream) -> float:
+    group = run.group
+    with closing(rows), run.computing():
         own, tokens = summed_loss(model, rows, group.device, group.data_rank, group.data_world)
     total: float = group.sum(group.once(own))[0]
     return total / max(1, tokens)
@@ -47,18 +55,24 @@ def means(run: "Run", model: nn.Module, judge: Callable[[Forward], dict[str, Ten
 
 def rows_of(run: "Run") -> Stream:
     """Of the plan's eval_dataset, in order."""
-    entry = run.plan.datasets[str(run.plan.eval_dataset)]
+    return _rows_of(run, run.plan.datasets[str(run.plan.eval_dataset)])
+
+
+def _rows_of(run: "Run", entry: DatasetEntry) -> Stream:
     window = run.settings.window
     return Stream(run.plan.root, entry, run.tokenizer, window=window, seed=0, epochs=1, shuffle=False)
 
 
-def ranking(run: "Run", model: nn.Module) -> dict[str, float]:
+def ranking(run: "Run", model: nn.Module, most: int | None) -> dict[str, float]:
     """Recall and ndcg on the validation items, which training never sees; the test's with leave_out = 1."""
     plan, group = run.plan, run.group
     entry = plan.datasets[plan.dataset]
     split = split_of(entry)
-    held_out = cases(plan.root, entry, run.tokenizer, split, run.settings.window)
+    catalogue, window = catalogue_of(run.tokenizer), run.settings.window
+    held_out = list(cases(plan.root, entry, run.tokenizer, catalogue, split, window))
+    held_out = held_out[:: max(1, -(-len(held_out) // (most or len(held_out) or 1)))]
     with run.computing():
         place = (group.device, group.data_rank, group.data_world)
-        own = model_ranks(model, held_out, run.tokenizer, run.settings.window, *place)
+        ranked = model_ranked(model, held_out, catalogue, run.tokenizer, window, *place)
+        own = [one.rank for one in ranked]
     return metrics_of([rank for part in group.by_batch(own) for rank in part], f"{split}_")

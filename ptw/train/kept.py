@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 FOLDER = "kept"
 DONE = "done.json"
-PART_BYTES = 2**26
+PART_BYTES = 2**26  # of values, and of what a file's head says of each: safetensors reads no larger head
+HEAD_BYTES = 100  # of a tensor, beside its name
 SAID_EVERY = 30.0  # seconds
 
 Values = dict[str, Tensor]  # of one sample, by name
@@ -104,12 +105,15 @@ class _Part:
     def __init__(self, folder: Path, rank: int) -> None:
         self._folder, self._rank = folder, rank
         self._tensors: Values = {}
+        self._bytes = 0
 
     def add(self, values: dict[str, Values]) -> None:
         for sample, tensors in values.items():
             for name, tensor in tensors.items():
-                self._tensors[f"{name}\t{sample}"] = tensor.detach().cpu().contiguous()
-        if sum(tensor.nbytes for tensor in self._tensors.values()) > PART_BYTES:
+                key = f"{name}\t{sample}"
+                self._tensors[key] = tensor.detach().cpu().contiguous()
+                self._bytes += tensor.nbytes + len(key) + HEAD_BYTES
+        if self._bytes > PART_BYTES:
             self.write()
 
     def write(self) -> None:
@@ -119,4 +123,4 @@ class _Part:
             aside = target.with_suffix(".writing")
             save_file(self._tensors, aside)
             aside.rename(target)
-            self._tensors = {}
+            self._tensors, self._bytes = {}, 0

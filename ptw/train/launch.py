@@ -16,7 +16,7 @@ from typing import Any
 
 from ptw.errors import PtwError
 from ptw.runs import lock, record
-from ptw.tokens.tokenizer import open_tokenizer
+from ptw.tokens.declared import open_tokenizer
 from ptw.track.follow import tracked
 from ptw.train import worker
 from ptw.train.connect import last_line, ray_for, threads_of, told_of_room

@@ -16,7 +16,8 @@ from ptw.ports.load import Loaded
 from ptw.runs import record
 from ptw.runs.export import demand_free, export_run
 from ptw.runs.open import Opened, open_named, open_run_folder
-from ptw.tokens.tokenizer import Tokenizer, open_tokenizer
+from ptw.tokens.declared import open_tokenizer
+from ptw.tokens.tokenizer import Tokenizer
 from ptw.train import checkpoint, weights
 from ptw.train.facts import demand_base
 from ptw.train.group import Group, joined

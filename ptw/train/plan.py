@@ -9,8 +9,17 @@ from typing import Any
 
 from ptw.errors import PtwError
 from ptw.runs.record import CIRCUMSTANCES, flat
+from ptw.tokens.semantic import chosen_version
 from ptw.workspace import rooms
-from ptw.workspace.manifest import ClusterEntry, DatasetEntry, ModelEntry, Share, TokenizerEntry, Workspace
+from ptw.workspace.manifest import (
+    ClusterEntry,
+    DatasetEntry,
+    ModelEntry,
+    SemanticIdsEntry,
+    Share,
+    TokenizerEntry,
+    Workspace,
+)
 from ptw.workspace.problem import hint_of
 
 LOCAL = ClusterEntry("local")
@@ -41,6 +50,7 @@ class Plan:
     overrides: Mapping[str, str]
     folder: Path | None = None  # of the run, once it has one
     roles: Mapping[str, ModelEntry] = field(default_factory=dict)  # the other models that the recipe asks for
+    semantic_ids: Mapping[str, SemanticIdsEntry] = field(default_factory=dict)  # each with its version
     threads: int | None = None  # a worker's; None leaves it to torch
     launch: str = ""  # which launch of the run this is, where workers may be started again
     host: str = ""  # where its driver is
@@ -61,6 +71,7 @@ class Plan:
             datasets=self.datasets,
             clusters={},
             recipes={},
+            semantic_ids=self.semantic_ids,
         )
 
     def run_folder(self) -> Path:
@@ -82,7 +93,10 @@ class Plan:
                 "folder": None if values["folder"] is None else Path(values["folder"]),
                 "model": ModelEntry(**values["model"]),
                 "roles": {role: ModelEntry(**entry) for role, entry in values.get("roles", {}).items()},
-                "tokenizer": TokenizerEntry(**values["tokenizer"]),
+                "tokenizer": _tokenizer(values["tokenizer"]),
+                "semantic_ids": {
+                    name: SemanticIdsEntry(**entry) for name, entry in values.get("semantic_ids", {}).items()
+                },
                 "cluster": ClusterEntry(**values["cluster"]),
                 "datasets": datasets,
             }
@@ -112,7 +126,16 @@ def resolve(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> 
         settings=_settings(file, entry.settings, overrides),
         overrides=dict(overrides),
         tracking=dict(workspace.tracking),
+        semantic_ids={name: _pinned(workspace, name) for name in tokenizer.semantic_ids},
     )
+
+
+def demand_sense(plan: Plan) -> None:
+    """PtwError names a setting whose value can't be. It runs the recipe's file, which may import torch."""
+    settings = rooms.load(plan.file).Settings(**plan.settings)
+    demand = getattr(settings, "demand_sense", None)
+    if demand is not None:  # a recipe without it is refused where it trains
+        demand()
 
 
 def describe(plan: Plan) -> str:
@@ -132,6 +155,7 @@ def describe(plan: Plan) -> str:
         ("model", _entry(plan.model)),
         *((role, _entry(model)) for role, model in plan.roles.items()),
         ("tokenizer", _entry(plan.tokenizer)),
+        *(("semantic_ids", _entry(entry)) for entry in plan.semantic_ids.values()),
         *_described("dataset", plan.datasets[plan.dataset]),
         *(row for key, name in held_out for row in _described(key, plan.datasets[name])),
         ("cluster", where),
@@ -189,6 +213,17 @@ def _settings(file: Path, given: Mapping[str, object], overrides: Mapping[str, s
             f"{file}: Settings.{missing[0]} has no default: set it in workspace.toml or with --set"
         )
     return settings
+
+
+def _pinned(workspace: Workspace, name: str) -> SemanticIdsEntry:
+    """With the version that is the newest now: one that is built later is not the run's."""
+    entry = workspace.semantic_ids[name]
+    return dataclasses.replace(entry, version=chosen_version(workspace.root, entry))
+
+
+def _tokenizer(values: Mapping[str, Any]) -> TokenizerEntry:
+    lists = {key: tuple(values.get(key, ())) for key in ("semantic_ids", "special_tokens")}
+    return TokenizerEntry(**{**values, **lists})
 
 
 def _dataset(values: Mapping[str, Any]) -> DatasetEntry:

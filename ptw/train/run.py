@@ -171,10 +171,10 @@ class Run:
         dataset = self.plan.datasets[self.plan.dataset]
         return dataset.format == "event" and dataset.leave_out > 0
 
-    def held_out_loss(self, model: nn.Module) -> float:
-        """Mean loss of a token of `eval_dataset`; NaN without one."""
+    def held_out_losses(self, model: nn.Module) -> dict[str, float]:
+        """`held_out_loss`, the mean of a token of `eval_dataset`, and that of each part of a mix."""
         with self.off_the_clock():
-            return held_out.loss(self, model)
+            return held_out.losses(self, model)
 
     def held_out_means(
         self, model: nn.Module, judge: Callable[[Forward], dict[str, Tensor]]
@@ -184,10 +184,10 @@ class Run:
             means = held_out.means(self, model, judge)
         return {f"held_out_{name}": mean for name, mean in means.items()}
 
-    def held_out_ranking(self, model: nn.Module) -> dict[str, float]:
-        """Recall and ndcg of the held-out next item of each sequence of events."""
+    def held_out_ranking(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
+        """Recall and ndcg of the held-out next item of each sequence of events, or of `most` of them."""
         with self.off_the_clock():
-            return held_out.ranking(self, model)
+            return held_out.ranking(self, model, most)
 
     def keep_best(self, model: nn.Module, measured: dict[str, float], key: str) -> None:
         """Keep the model's weights if no earlier score was as high; `save` then saves the best."""
@@ -197,6 +197,10 @@ class Run:
         if measured[key] > self.best.score:
             with self.off_the_clock():
                 self.best = weights.keep(self, measured[key])
+
+    def peek(self) -> StepRows | None:
+        """The rows of the step after this one; a checkpoint holds them for unread."""
+        return self._feed.peek()
 
     def rows_ahead(self) -> Iterator[PackedRow]:
         """All that the steps to come and the held-out measurements will read, before any is trained on."""

@@ -19,6 +19,7 @@ class TrainingSettings(AdapterSettings):
     window: int = 1024  # tokens of a packed row
     rows: int = 8  # packed rows of a step, over all workers
     rows_at_once: int = 8  # of these, how many a worker computes in one pass
+    stage: Literal["all", "new-rows"] = "all"  # new-rows: only those of the tokenizer's new tokens learn
     learning_rate: float = 1e-5
     warmup: int = 0  # steps
     schedule: Literal["constant", "linear", "cosine"] = "cosine"

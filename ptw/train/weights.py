@@ -23,10 +23,11 @@ from ptw.runs.record import ADAPTER, MODEL
 from ptw.tokens import fingerprint
 from ptw.tokens.closing import closing
 from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
-from ptw.train import adapted, checkpoint, sentence
+from ptw.train import adapted, checkpoint, new_rows, sentence
 from ptw.train.facts import demand_tokenizer
 from ptw.train.flops import Work, work_of
 from ptw.train.group import Group
+from ptw.train.growing import declared_ids, growth_of
 from ptw.train.parallel import full_state, recompute, spreading
 from ptw.train.plan import Plan
 from ptw.train.settings import TrainingSettings
@@ -69,7 +70,13 @@ def open_for_training(run: Holder, labels: int | None) -> tuple[Loaded, Work]:
     plan, group, settings = run.plan, run.group, run.settings
     spread = spreading(plan.cluster, group, settings.precision, f"model {plan.model.name}")
 
+    rows_alone = settings.stage == "new-rows"
+    if rows_alone:
+        new_rows.demand_sense(run, labels)
+
     def measured(module: nn.Module, port: Port | None, config: Any) -> None:
+        if rows_alone:
+            new_rows.freeze(module, port, config)
         works.append(work_of(module))
         if spread is not None:
             spread(module, port, config)
@@ -83,6 +90,9 @@ def open_for_training(run: Holder, labels: int | None) -> tuple[Loaded, Work]:
             loaded.module.get_parameter(SCORES).requires_grad_(True)
         measured(loaded.module, loaded.port, getattr(loaded.module, "config", None))
     work = works[0]
+    if rows_alone:
+        note = new_rows.keep_others(loaded, declared_ids(run))
+        loaded = replace(loaded, notes=(*loaded.notes, note))
     if run.pooling is not None:
         work = _without_words(run, loaded, work)
     if settings.compile:
@@ -132,16 +142,20 @@ def _opened(run: Holder, labels: int | None, spread: Spread | None) -> Loaded:
     # what is to be packed goes to the device one matrix at a time
     first_on = torch.device("cpu") if settings.adapter == "qlora" else device
     scores = None if labels is None else Scores(labels, settings.seed, tokenizer.pad_id)
+    growth = growth_of(run, folder)
     loaded = load(
-        folder, plan.root, port=entry.port, dtype=dtype, device=first_on, spread=spread, scores=scores
+        *(folder, plan.root),
+        port=entry.port,
+        dtype=dtype,
+        device=first_on,
+        spread=spread,
+        scores=scores,
+        growth=growth,
     )
-    size = loaded.hf_config.get("vocab_size", tokenizer.size)
-    if tokenizer.size > size:
-        raise PtwError(
-            f"tokenizer {tokenizer.name} has ids up to {tokenizer.size - 1}, but model {entry.name} has only "
-            f"{size} rows in its table: name the tokenizer that belongs to the model"
-        )
-    return loaded
+    if growth is None:
+        return loaded
+    told = f"{growth.end - growth.first:,} new rows, {growth.init}, from token {growth.first} on"
+    return replace(loaded, notes=(*loaded.notes, told))
 
 
 def _demand_its_ids(folder: Path, model: str, tokenizer: Tokenizer) -> None:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from ptw.workspace import places, rooms
 from ptw.workspace.document import FILE, Document, read_document
-from ptw.workspace.entries import Entry, formats_of, parts_of, tables, text_of, unknown
+from ptw.workspace.entries import Entry, parts_of, tables, text_of, unknown
 from ptw.workspace.problem import Problem, hint_of
 from ptw.workspace.recipe_check import recipe_problems
 from ptw.workspace.schema import violations
+from ptw.workspace.tokens_check import semantic_problems, tokenizer_problems
 
 SECTIONS = ("models", "tokenizers", "datasets", "clusters", "recipes")
+OPTIONAL = ("semantic_ids",)  # told of where there are any
 PROMPTS = ("query_prompt", "document_prompt")  # of a dataset of pairs
 ROWS_KEYS = ("source", "format", "leave_out", "too_long", *PROMPTS)  # of a dataset that has rows of its own
 
@@ -29,7 +31,8 @@ class Checked:
 def checked(root: Path) -> Checked:
     """The problems, and in a line what was looked at."""
     document = read_document(root)
-    counts = [f"{section} {len(tables(document, section))}" for section in SECTIONS]
+    told = [*SECTIONS, *(section for section in OPTIONAL if tables(document, section))]
+    counts = [f"{section} {len(tables(document, section))}" for section in told]
     found = document_problems(document)
     return Checked(tuple(found), f"{FILE}: nothing is wrong with it ({', '.join(counts)})")
 
@@ -44,6 +47,7 @@ def document_problems(document: Document) -> list[Problem]:
     checks: dict[str, Callable[[Document, str, Entry], Iterator[Problem]]] = {
         "models": model_problems,
         "tokenizers": tokenizer_problems,
+        "semantic_ids": semantic_problems,
         "datasets": dataset_problems,
         "clusters": cluster_problems,
         "recipes": recipe_problems,
@@ -107,23 +111,6 @@ def plain_problems(document: Document, path: tuple[str | int, ...], value: objec
         yield document.problem(path, value, "a date or time", "config.json has no form for it; quote it")
 
 
-def tokenizer_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
-    path = ("tokenizers", name)
-    yield from places.checkpoint_problems(document, path, entry, places.tokenizer_folder_fault)
-    for key in ("items", "chat_template"):
-        file = text_of(entry, key)
-        if file is not None:
-            yield from places.file_problems(document, (*path, key), file)
-    learn_from = text_of(entry, "learn_from")
-    if learn_from is None:
-        return
-    if learn_from not in tables(document, "datasets"):
-        yield unknown(document, (*path, "learn_from"), learn_from, "datasets")
-    elif "event" in formats_of(document, learn_from).values():
-        hint = "name a dataset of chats or text, or make one token of each item with `items`"
-        yield document.problem((*path, "learn_from"), learn_from, "a dataset of events has no text", hint)
-
-
 def dataset_problems(document: Document, name: str, entry: Entry) -> Iterator[Problem]:
     path = ("datasets", name)
     yield from mix_problems(document, name, entry)
@@ -133,7 +120,7 @@ def dataset_problems(document: Document, name: str, entry: Entry) -> Iterator[Pr
     for number, part in enumerate(source if isinstance(source, list) else []):
         if isinstance(part, str) and part:
             yield from places.source_problems(document, (*path, "source", number), part)
-    form = entry.get("format")
+    form = entry["format"] if isinstance(entry.get("format"), str) else None
     if form not in ("event", None) and entry.get("leave_out"):
         where = (*path, "leave_out")
         hint = "remove it, and declare the held-out rows as a dataset of their own"

@@ -34,6 +34,26 @@ class TokenizerEntry:
     learn_from: str | None = None
     vocab_size: int | None = None
     chat_template: str | None = None
+    semantic_ids: tuple[str, ...] = ()  # vocabularies whose codes are tokens, too
+    special_tokens: tuple[str, ...] = ()
+    init: str = "grounded"  # of the rows that a model gets for them
+
+
+@dataclass(frozen=True)
+class SemanticIdsEntry:
+    """How the items of a catalogue get codes; which of the versions that were built is used."""
+
+    name: str
+    items: str
+    version: int | None = None  # default: the newest
+    embeddings: str | None = None  # a file of vectors, in place of an encoder
+    encoder: str = "lsa"  # lsa, none, or a model, run or recipe
+    text: str = "text"  # the key of an item's text
+    behaviour: str | None = None  # a dataset of events
+    quantizer: str = "residual-kmeans"
+    levels: int = 3
+    codebook_size: int = 256
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,6 +145,7 @@ class Workspace:
     recipes: Mapping[str, RecipeEntry]
     agent: AgentEntry = AgentEntry()
     tracking: Mapping[str, str | bool] = field(default_factory=lambda: MappingProxyType({}))
+    semantic_ids: Mapping[str, SemanticIdsEntry] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def find(start: Path) -> Path:
@@ -152,12 +173,15 @@ def frozen(document: Document) -> Workspace:
         root=document.root.resolve(),
         name=values["workspace"]["name"],
         models={name: ModelEntry(name, **table) for name, table in section(values, "models")},
-        tokenizers={name: TokenizerEntry(name, **table) for name, table in section(values, "tokenizers")},
+        tokenizers={name: tokenizer_entry(name, **table) for name, table in section(values, "tokenizers")},
         datasets=dataset_entries(dict(section(values, "datasets"))),
         clusters={name: ClusterEntry(name, **table) for name, table in section(values, "clusters")},
         recipes={name: RecipeEntry(name, **table) for name, table in section(values, "recipes")},
         agent=agent_entry(**values.get("agent", {})),
         tracking=MappingProxyType(dict(values.get("tracking", {}))),
+        semantic_ids={
+            name: SemanticIdsEntry(name, **table) for name, table in section(values, "semantic_ids")
+        },
     )
 
 
@@ -182,6 +206,13 @@ def mix_entry(name: str, weights: Mapping[str, float], plain: Mapping[str, Datas
 
 def dataset_entry(name: str, source: str | list[str], **table: Any) -> DatasetEntry:
     return DatasetEntry(name, (source,) if isinstance(source, str) else tuple(source), **table)
+
+
+def tokenizer_entry(
+    name: str, semantic_ids: str | Sequence[str] = (), special_tokens: Sequence[str] = (), **table: Any
+) -> TokenizerEntry:
+    vocabularies = (semantic_ids,) if isinstance(semantic_ids, str) else tuple(semantic_ids)
+    return TokenizerEntry(name, semantic_ids=vocabularies, special_tokens=tuple(special_tokens), **table)
 
 
 def agent_entry(environment: Sequence[str] = (), **table: Any) -> AgentEntry:

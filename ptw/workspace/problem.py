@@ -32,7 +32,9 @@ def shown(value: object) -> str:
         quoted = json.dumps(value, ensure_ascii=False)
         text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in quoted)
     elif isinstance(value, dict):
-        text = "{" + ", ".join(f"{key} = {shown(part)}" for key, part in list(value.items())[:8]) + "}"
+        text = (
+            "{" + ", ".join(f"{dotted([key])} = {shown(part)}" for key, part in list(value.items())[:8]) + "}"
+        )
     elif isinstance(value, list):
         text = "[" + ", ".join(shown(part) for part in value[:8]) + "]"
     else:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from ptw.errors import PtwError
-from ptw.workspace import rooms
+from ptw.workspace import places, rooms
 from ptw.workspace.document import Document
 from ptw.workspace.entries import Entry, formats_of, tables, text_of, unknown
 from ptw.workspace.problem import Problem, hint_of
@@ -36,6 +36,7 @@ def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Pro
         fields, formats = rooms.settings_fields(recipes[recipe]), rooms.formats(recipes[recipe])
         asked, optional = rooms.roles(recipes[recipe]), rooms.optional_roles(recipes[recipe])
         served = rooms.served(recipes[recipe])
+        rewards, files = rooms.rewards_named(recipes[recipe]), rooms.files_named(recipes[recipe])
     except PtwError as error:
         yield document.problem((*path, "recipe"), recipe, "its Settings cannot be read", str(error))
         return
@@ -46,6 +47,11 @@ def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Pro
     settings = entry.get("settings", {})
     if isinstance(settings, dict):
         yield from setting_problems(document, path, recipe, fields, settings)
+        yield from reward_problems(document, (*path, "settings"), rewards, settings)
+        for key in files:
+            file = text_of(settings, key)
+            if file is not None:
+                yield from places.file_problems(document, (*path, "settings", key), file)
 
 
 def food_problems(
@@ -117,17 +123,44 @@ def setting_problems(
             yield document.problem((*path, "settings", key), None, "missing", f"add {key} ({field.type})")
 
 
+def reward_problems(
+    document: Document, path: tuple[str, ...], asked: Mapping[str, tuple[str, ...]], settings: Entry
+) -> Iterator[Problem]:
+    """A recipe says in REWARDS which of its settings name files of rewards/, and what these must define."""
+    there = rooms.files(document.root, "rewards")
+    for key, functions in asked.items():
+        named = settings.get(key)
+        for name in named if isinstance(named, list) else [named]:
+            if not isinstance(name, str):
+                continue  # not given, or already told of
+            if name not in there:
+                hint = hint_of(name, list(there), "rewards")
+                yield document.problem((*path, key), name, "there is no such file in rewards/", hint)
+                continue
+            try:
+                lacking = [one for one in functions if not rooms.may_define(there[name], one)]
+            except PtwError as error:
+                yield document.problem((*path, key), name, "it cannot be read", str(error))
+                continue
+            for function in lacking:
+                message = f"rewards/{name}.py has no `def {function}`, which this recipe calls"
+                yield document.problem((*path, key), name, message, "add it, or name another file")
+
+
 def format_problems(document: Document, path: tuple[str, ...], entry: Entry) -> Iterator[Problem]:
-    """A tokenizer of items knows no text, and one learnt from text knows no items."""
+    """A tokenizer of items or codes alone knows no text, and one learnt from text alone knows no items."""
     tokenizer = tables(document, "tokenizers").get(text_of(entry, "tokenizer") or "", {})
+    knows_text = bool({"hf", "learn_from"} & tokenizer.keys())
     for key in ("dataset", "eval_dataset"):
         name = text_of(entry, key) or ""
         for part, form in formats_of(document, name).items():
             its = "its format" if part == name else f"the format of its part {part}"
-            if "items" in tokenizer and form not in ("event", None):
+            if tokenizer and not knows_text and form not in ("event", None):
                 message = f"{its} is {form}, and the tokenizer {entry['tokenizer']} knows only items"
                 hint = "name a dataset of events, or another tokenizer"
                 yield document.problem((*path, key), name, message, hint)
-            if "learn_from" in tokenizer and form == "event":
+            if "learn_from" in tokenizer and "semantic_ids" not in tokenizer and form == "event":
                 message = f"{its} is event, and the tokenizer {entry['tokenizer']} is learnt from text"
-                yield document.problem((*path, key), name, message, "name a tokenizer with `items`")
+                yield document.problem(
+                    (*path, key), name, message, "name a tokenizer with `items` or `semantic_ids`"
+                )

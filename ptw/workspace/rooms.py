@@ -106,12 +106,43 @@ def served(path: Path) -> tuple[str, ...]:
     return words_of(path, "SERVED")
 
 
+def files_named(path: Path) -> tuple[str, ...]:
+    """Which of its settings name a file of the workspace, of its FILES."""
+    return words_of(path, "FILES")
+
+
+def rewards_named(path: Path) -> dict[str, tuple[str, ...]]:
+    """Which of its settings name files of rewards/, and what these must define, of its REWARDS."""
+    node = assigned(path, "REWARDS")
+    return {} if node is None else dict(literal(path, node))
+
+
 def words_of(path: Path, name: str) -> tuple[str, ...]:
     """What the file assigns to this name, without importing it."""
+    node = assigned(path, name)
+    return () if node is None else tuple(literal(path, node, tuple_of=True))
+
+
+def assigned(path: Path, name: str) -> ast.expr | None:
     for node in parsed(path).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return tuple(literal(path, node.value, tuple_of=True))
-    return ()
+            return node.value
+    return None
+
+
+def may_define(path: Path, name: str) -> bool:
+    """Whether the file defines or imports this name, as far as one sees without running it."""
+    for node in parsed(path).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == name:
+            return True
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            if {"*", name} & {alias.asname or alias.name for alias in node.names}:
+                return True
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.If | ast.Try):
+            stored = (one for one in ast.walk(node) if isinstance(one, ast.Name | ast.FunctionDef))
+            if name in (one.id if isinstance(one, ast.Name) else one.name for one in stored):
+                return True
+    return False
 
 
 def settings_fields(path: Path, name: str = "Settings") -> dict[str, SettingField]:

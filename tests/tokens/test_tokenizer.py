@@ -11,8 +11,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from ptw.errors import PtwError
+from ptw.tokens.declared import open_tokenizer
 from ptw.tokens.pipeline import PROBES
-from ptw.tokens.tokenizer import Tokenizer, load_tokenizer, open_tokenizer
+from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
 from ptw.workspace.manifest import DatasetEntry, TokenizerEntry, Workspace
 
 CHAT = [{"role": "user", "content": "Hi 12"}, {"role": "assistant", "content": "Yes."}]

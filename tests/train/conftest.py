@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ptw.runs import lines, record
+from ptw.tokens import semantic
+from ptw.tokens.semantic import SemanticIds
 from ptw.train import worker
 from ptw.train.plan import Plan, resolve
 from ptw.workspace.manifest import read
@@ -154,6 +157,25 @@ def declare(root: Path, toml: str, **files: Sequence[Mapping[str, Any]]) -> Path
     with (root / "workspace.toml").open("a") as file:
         file.write(toml)
     return root
+
+
+def with_codes(
+    root: Path,
+    name: str,
+    codes: Sequence[Sequence[int]],
+    *,
+    items: Sequence[str],
+    size: int,
+    file: str,
+    version: int = 1,
+    ancestors: Sequence[str] = (),
+) -> SemanticIds:
+    """A version of a vocabulary with these codes, where `ptw vocab` puts it."""
+    folder = semantic.version_folder(root, name, version)
+    folder.mkdir(parents=True)
+    facts = {"version": version, "files": [file], "ancestors": list(ancestors)}
+    semantic.write_version(folder, SemanticIds(name, size, tuple(items), np.array(codes, np.int32), facts))
+    return semantic.read_version(folder)
 
 
 @pytest.fixture

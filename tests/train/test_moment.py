@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from ptw.errors import PtwError
 from ptw.evals.answer import answer
-from ptw.evals.evaluate import evaluate
+from ptw.evals.recommend import recommend
 from ptw.runs import record
 from ptw.train import checkpoint
 from ptw.train.facts import digests_of
@@ -102,7 +102,9 @@ def test_the_model_at_a_step_is_evaluated_and_asked(found: record.RunRecord) -> 
     assert opened.name == "next-001@4"
     saved = load_file(found.folder / "saved" / "model" / "model.safetensors")
     assert torch.equal(opened.loaded.module.get_parameter("model.norm.weight"), saved["model.norm.weight"])
-    assert evaluate(workspace, opened) != evaluate(workspace, open_at(workspace, found.name))
+    views = workspace.datasets["views"]
+    then, last = (recommend(workspace, [one], views) for one in (opened, open_at(workspace, found.name)))
+    assert list(then.scorers[0].ranks_N) != list(last.scorers[0].ranks_N)
     assert isinstance(answer(opened, "item3", 4, 0.0), str)
 
 

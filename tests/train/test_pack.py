@@ -21,7 +21,7 @@ from ptw.train.jobs.train import train
 from ptw.train.plan import resolve
 from ptw.workspace.check import problems
 from ptw.workspace.manifest import read
-from tests.train.conftest import planned, trained
+from tests.train.conftest import planned, trained, with_codes
 
 
 @pytest.fixture
@@ -51,6 +51,16 @@ def test_what_the_plan_needs_is_sent_and_no_secret(tracked: Path, tmp_path: Path
         "data/views.jsonl",  # ignored by git, and needed
     }
     assert secrets == [".env", "keys/server.pem"]
+
+
+def test_semantic_ids_are_sent_with_the_texts_of_their_items(root: Path, tmp_path: Path) -> None:
+    text = (root / "workspace.toml").read_text()
+    codes = '[semantic_ids.coded]\nitems = "data/items.jsonl"\n[tokenizers.words]\nsemantic_ids = "coded"\n'
+    (root / "workspace.toml").write_text(text.replace("[tokenizers.words]\n", codes))
+    with_codes(root, "coded", [[0], [1]], items=["item0", "item1"], size=2, file="data/items.jsonl")
+    pack(resolve(read(root), "chat", {}), tmp_path / "packed")
+    for file in ("semantic_ids/coded/0001/items.parquet", "data/items.jsonl"):
+        assert (tmp_path / "packed" / file).is_file()
 
 
 def test_a_stock_recipe_is_sent_too(root: Path, tmp_path: Path) -> None:

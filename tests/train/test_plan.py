@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from ptw.cli import cli
 from ptw.errors import PtwError
 from ptw.train.facts import digests_of
 from ptw.train.optimize import Schedule
-from ptw.train.plan import Plan, describe, differences, resolve
+from ptw.train.plan import Plan, demand_sense, describe, differences, resolve
 from ptw.workspace.manifest import read
 
 
@@ -37,6 +39,16 @@ def test_a_dry_run_tells_all(root: Path) -> None:
     for part in ("sft", "tiny", "chats.jsonl", "a local Ray", "learning_rate", "7  (--set)", "runs"):
         assert part in text
     assert not (root / "runs").exists()
+
+
+def test_a_dry_run_refuses_a_value_that_cannot_be(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demand_sense(resolve(read(root), "chat", {}))
+    with pytest.raises(PtwError, match=r"settings: rows = 0: it must be 1 or more"):
+        demand_sense(resolve(read(root), "chat", {"rows": "0"}))
+    monkeypatch.chdir(root)
+    done = CliRunner().invoke(cli, ["train", "chat", "--dry-run", "--set", "clip_norm=-1"])
+    assert done.exit_code == 1
+    assert not done.stdout
 
 
 @pytest.mark.parametrize(

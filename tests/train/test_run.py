@@ -25,7 +25,7 @@ from ptw.train.ledger import STARTS_IN_VAIN
 from ptw.train.run import Run
 from ptw.train.settings import TrainingSettings
 from ptw.workspace.manifest import read
-from tests.train.conftest import curve_of, make_workspace, planned, samples_of, steps_of, trained
+from tests.train.conftest import curve_of, make_workspace, measured_of, planned, samples_of, steps_of, trained
 
 
 def stop_after(step: int, folder: Path) -> bool:
@@ -79,6 +79,14 @@ def test_a_run_on_a_mix_has_its_shares_and_goes_on_bit_for_bit(root: Path) -> No
         "texts: 23.3% of the samples",
     ]
     assert open_named(read(root), whole.name).chats
+
+
+def test_each_part_of_a_mix_is_measured_by_itself(root: Path) -> None:
+    found = measured_of(trained(planned(root, "mixed", epochs=1)).folder)[0]
+    chats = measured_of(trained(planned(root, "chat", steps=1, window=64, seed=0)).folder)[0]
+    assert found["held_out_loss_chats"] == pytest.approx(chats["held_out_loss"], rel=1e-6)
+    parts = sorted(found[f"held_out_loss_{part}"] for part in ("chats", "texts"))
+    assert parts[0] < found["held_out_loss"] < parts[1]
 
 
 @pytest.mark.parametrize("step", [1, 7, 10])
@@ -241,14 +249,15 @@ def test_a_worker_lost_while_it_loads_is_not_started_for_ever(root: Path) -> Non
     assert record.read(plan.run_folder()).state == "failed"
 
 
+@pytest.mark.slow
 def test_measuring_is_no_part_of_a_step(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = held_out.loss
+    measure = held_out.losses
 
-    def slowly(run: Run, model: torch.nn.Module) -> float:
+    def slowly(run: Run, model: torch.nn.Module) -> dict[str, float]:
         time.sleep(5)
         return measure(run, model)
 
-    monkeypatch.setattr(held_out, "loss", slowly)
+    monkeypatch.setattr(held_out, "losses", slowly)
     assert steps_of(trained(planned(root, "chat", steps=1)).folder)[0]["seconds"] < 5
 
 

@@ -14,7 +14,7 @@ from ptw.runs import record
 from ptw.runs.export import export_run
 from ptw.runs.open import open_named
 from ptw.tokens import fingerprint
-from ptw.tokens.tokenizer import open_tokenizer
+from ptw.tokens.declared import open_tokenizer
 from ptw.train.checkpoint import STATE, complete
 from ptw.train.facts import facts_of
 from ptw.workspace.manifest import read

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from ptw.errors import PtwError
 from ptw.runs import record
 from ptw.tokens import awkward, fingerprint
-from ptw.tokens.tokenizer import open_tokenizer
+from ptw.tokens.declared import open_tokenizer
 from ptw.verify.choose import chosen
 from ptw.verify.reports.html import as_html
 from ptw.verify.reports.junit import as_junit

@@ -10,7 +10,9 @@ import ptw
 from ptw.errors import PtwError
 from ptw.files.find import find
 from ptw.runs import origin
+from ptw.tokens import semantic
 from ptw.train.plan import Plan
+from ptw.workspace import rooms
 
 MOST_BYTES = 200 << 20  # Ray keeps it in the memory of the cluster's head
 LARGEST_NAMED = 5
@@ -72,11 +74,21 @@ def _needed(plan: Plan) -> Iterator[str]:
     for file in (plan.tokenizer.items, plan.tokenizer.chat_template):
         if file is not None:
             yield _inside(plan.root, f"tokenizers.{plan.tokenizer.name}", plan.root / file)
+    for name, entry in plan.semantic_ids.items():
+        built = semantic.version_folder(plan.root, name, entry.version or 0)
+        texts = semantic.read_facts(built)["files"]  # new rows begin in the texts of items
+        for file in (built / semantic.FACTS, built / semantic.ITEMS, *(plan.root / text for text in texts)):
+            yield _inside(plan.root, f"semantic_ids.{name}", file)
     for name, dataset in plan.datasets.items():
         local = tuple(source for source in dataset.source if "://" not in source)
         for found in find(plan.root, local) if local else ():
             yield _inside(plan.root, f"datasets.{name}", Path(found.path))
-    yield from (path.relative_to(plan.root).as_posix() for path in (plan.root / "models").glob("*.py"))
+    for key in rooms.files_named(plan.file):
+        named = plan.root / str(plan.settings.get(key))
+        if named.is_file():  # the run says which is not
+            yield _inside(plan.root, f"settings.{key}", named)
+    for room in ("models", "rewards"):
+        yield from (path.relative_to(plan.root).as_posix() for path in (plan.root / room).glob("*.py"))
 
 
 def _files_below(folder: Path) -> list[Path]:

@@ -17,9 +17,10 @@ from ptw.runs.record import RunRecord, model_folder
 from ptw.tokens import awkward, sides
 from ptw.tokens.awkward_chats import AwkwardChat, chats
 from ptw.tokens.closing import closing
+from ptw.tokens.declared import open_tokenizer, source_folder
 from ptw.tokens.sides import Side
-from ptw.tokens.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, source_folder
-from ptw.workspace.manifest import DatasetEntry, TokenizerEntry, Workspace
+from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
+from ptw.workspace.manifest import DatasetEntry, SemanticIdsEntry, TokenizerEntry, Workspace
 
 RANDOM = {"practice": 100, "acceptance": 1000}  # texts
 ROWS = 5  # of each dataset
@@ -121,7 +122,9 @@ def _at_the_time(workspace: Workspace, record: RunRecord, entry: TokenizerEntry)
         name: DatasetEntry(**{**table, "source": tuple(table["source"])})
         for name, table in record.plan["datasets"].items()
     }
-    return Workspace(workspace.root, workspace.name, {}, {entry.name: entry}, datasets, {}, {})
+    codes = {name: SemanticIdsEntry(**table) for name, table in record.plan.get("semantic_ids", {}).items()}
+    tokenizers = {entry.name: entry}
+    return Workspace(workspace.root, workspace.name, {}, tokenizers, datasets, {}, {}, semantic_ids=codes)
 
 
 def _of_export(folder: Path) -> _Found:
@@ -145,7 +148,7 @@ def _of_export(folder: Path) -> _Found:
 def _of_source(workspace: Workspace, entry: TokenizerEntry, tokenizer: Tokenizer) -> list[Held]:
     """The checkpoint as others open it. Its tokenizer.json is the truth, AutoTokenizer may err."""
     folder = source_folder(workspace.root, entry)
-    if folder is None:
+    if folder is None or entry.semantic_ids or entry.special_tokens:  # it lacks what the workspace adds
         return []
     held = [Held(sides.plain("AutoTokenizer on the source", folder, tokenizer), (), OF_SOURCE)]
     if entry.chat_template is not None:  # the workspace's own is another on purpose

@@ -1,0 +1,1 @@
+"""What do engines that serve an exported model need of ptw?"""

@@ -1,0 +1,116 @@
+"""Which tokenizer does a workspace declare: one that is there, or one that is made of its data?"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+
+from ptw.errors import PtwError
+from ptw.files.find import content_digest, find
+from ptw.files.read import Row, read
+from ptw.tokens import grown, semantic
+from ptw.tokens.cache import cached
+from ptw.tokens.items import build_items
+from ptw.tokens.learn import CHATML, learn, texts_of
+from ptw.tokens.tokenizer import Tokenizer, open_folder
+from ptw.workspace.manifest import TokenizerEntry, Workspace
+
+
+def open_tokenizer(workspace: Workspace, name: str) -> Tokenizer:
+    """The tokenizer that the workspace declares; what is built from its data is built once, then kept."""
+    if name not in workspace.tokenizers:
+        known = ", ".join(workspace.tokenizers) or "none"
+        raise PtwError(f"workspace.toml has no tokenizer {name!r}; it has: {known}")
+    entry = workspace.tokenizers[name]
+    found = _declared(workspace, entry)
+    if entry.vocab_size is not None and len(found.hf) < entry.vocab_size:
+        taught = f"its data taught {len(found.hf)} tokens, fewer than vocab_size {entry.vocab_size}"
+        found.notes += (f"tokenizer {name}: {taught}",)
+    if entry.chat_template is not None:
+        found.hf.chat_template = _template(workspace.root / entry.chat_template, name)
+    elif not entry.semantic_ids and not entry.special_tokens:
+        return found
+    opened = {one: workspace.semantic_ids[one] for one in entry.semantic_ids}
+    vocabularies = {
+        one: semantic.open_semantic_ids(workspace.root, declared) for one, declared in opened.items()
+    }
+    hf = grown.grow(found.hf, name, vocabularies, entry.special_tokens)
+    return Tokenizer(hf, name, found.notes, found.own_stops, vocabularies=vocabularies)
+
+
+def _declared(workspace: Workspace, entry: TokenizerEntry) -> Tokenizer:
+    """Without what the workspace adds to it."""
+    folder = source_folder(workspace.root, entry)
+    if folder is None and entry.items is not None:
+        folder = _items_folder(workspace, entry, (entry.items,))
+    elif folder is None and entry.learn_from is None and entry.semantic_ids:
+        return Tokenizer(grown.of_codes_alone(entry.name), entry.name)
+    return open_folder(folder or _learnt_folder(workspace, entry), entry.name)
+
+
+def source_folder(root: Path, entry: TokenizerEntry) -> Path | None:
+    """The folder of the checkpoint that the tokenizer is; None for one that is made from data."""
+    if entry.hf is None:
+        return None
+    return _checkpoint(root, entry.hf, entry.revision, entry.name)
+
+
+def _items_folder(workspace: Workspace, entry: TokenizerEntry, source: tuple[str, ...]) -> Path:
+    files = find(workspace.root, source)
+    digest = _digest("items", content_digest(files))
+    return cached(
+        workspace.root,
+        digest,
+        lambda: Tokenizer(build_items(_rows(workspace, source), entry.name), entry.name),
+    )
+
+
+def _learnt_folder(workspace: Workspace, entry: TokenizerEntry) -> Path:
+    if entry.learn_from is None or entry.learn_from not in workspace.datasets or entry.vocab_size is None:
+        raise PtwError(f"tokenizer {entry.name}: `learn_from` must name a dataset, with a `vocab_size`")
+    parts = [share.dataset for share in workspace.datasets[entry.learn_from].parts]
+    size = entry.vocab_size
+    content = [
+        text for part in parts for text in (content_digest(find(workspace.root, part.source)), part.format)
+    ]
+    digest = _digest("learnt", *content, str(size), CHATML.read_text(encoding="utf-8"))
+    texts = (
+        text for part in parts for text in texts_of(_rows(workspace, part.source), part.format, entry.name)
+    )
+    return cached(workspace.root, digest, lambda: Tokenizer(learn(texts, size), entry.name))
+
+
+def _rows(workspace: Workspace, source: tuple[str, ...]) -> Iterator[Row]:
+    empty = True
+    for file in find(workspace.root, source):
+        for row in read(file):
+            empty = False
+            yield row
+    if empty:
+        raise PtwError(f"{', '.join(source)}: no rows to make a tokenizer of")
+
+
+def _digest(*parts: str) -> str:
+    # a change of how tokenizers are built here must change the first part
+    return hashlib.sha256("\0".join(("1", *parts)).encode()).hexdigest()[:32]
+
+
+def _checkpoint(root: Path, hf: str, revision: str | None, name: str) -> Path:
+    if revision is None or (root / hf).is_dir():
+        return root / hf
+    wanted = ["*.json", "*.jinja", "*.txt", "*.model"]  # no weights
+    try:
+        return Path(huggingface_hub.snapshot_download(hf, revision=revision, allow_patterns=wanted))
+    except Exception as error:  # of the network, the Hub and the disk
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PtwError(
+            f"tokenizer {name}: {hf} at {revision} can't be fetched from the Hub: {reason}"
+        ) from error
+
+
+def _template(file: Path, name: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PtwError(f"tokenizer {name}: chat_template {file} can't be read ({error})") from error

@@ -1,0 +1,1 @@
+"""How do the items of a catalogue get semantic IDs?"""

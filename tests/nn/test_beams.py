@@ -1,0 +1,124 @@
+"""Beams under a trie are the best sequences that are allowed, and no others."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ptw.nn.beams import search
+from ptw.nn.layout import Layout
+from ptw.ports.load import create
+from ptw.tokens.semantic import SemanticIds
+from ptw.tokens.trie import Trie, trie_of
+
+SIZE, LEVELS = 6, 3
+PROMPTS = [[1, 5, 9], [1, 7], [1, 3, 4, 8, 12, 3]]
+TOKENS_LK = torch.arange(3, 3 + LEVELS * SIZE).view(LEVELS, SIZE)
+
+
+@pytest.fixture(scope="module")
+def ids() -> SemanticIds:
+    codes = np.unique(np.random.default_rng(0).integers(0, SIZE, (60, LEVELS)), axis=0).astype(np.int32)
+    return SemanticIds("films", SIZE, tuple(f"f{n}" for n in range(len(codes))), codes)
+
+
+@pytest.fixture(scope="module", params=["cached", "recomputed"])
+def model(request: pytest.FixtureRequest, repository: Path) -> nn.Module:
+    config = {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": 3 + LEVELS * SIZE,
+        "initializer_range": 0.5,  # so that likelihoods differ
+    }
+    module = create(config, repository, seed=0, dtype=torch.float64).module.eval()
+    module.has_cache = request.param == "cached"  # type: ignore[assignment]
+    return module
+
+
+def below(trie: Trie, allowed_BN: Tensor):  # type: ignore[no-untyped-def]
+    opened = trie.allowing(allowed_BN)
+
+    def children(depth: int, prompt_M: Tensor, node_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        owner, child, code = trie.children(depth, node_M)
+        kept = opened[depth + 1][prompt_M[owner], child]
+        return owner[kept], child[kept], TOKENS_LK[depth][code[kept]]
+
+    return children
+
+
+@torch.no_grad()
+def likelihoods(
+    model: nn.Module, ids: SemanticIds, prompt: list[int], rows: list[int]
+) -> list[tuple[float, int]]:
+    """Each allowed item with its log-probability, code by code among those that lead to an allowed item."""
+    found = []
+    for row in rows:
+        codes, total, known = ids.codes_NL[row], 0.0, list(prompt)
+        for level in range(LEVELS):
+            same = [one for one in rows if (ids.codes_NL[one, :level] == codes[:level]).all()]
+            allowed = sorted({int(ids.codes_NL[one, level]) for one in same})
+            hidden = model(torch.tensor([known]), Layout.of_documents([[len(known)]]))
+            logits = model.head().logits(hidden[0, -1])[TOKENS_LK[level, allowed]]  # type: ignore[operator]
+            total += logits.log_softmax(-1)[allowed.index(int(codes[level]))].item()
+            known.append(int(TOKENS_LK[level, codes[level]]))
+        found.append((total, row))
+    return sorted(found, reverse=True)
+
+
+def test_wide_beams_find_what_trying_all_finds(model: nn.Module, ids: SemanticIds) -> None:
+    trie = trie_of(ids)
+    allowed_BN = torch.rand(len(PROMPTS), len(ids.items), generator=torch.Generator().manual_seed(0)) > 0.4
+    nodes_BW, scores_BW = search(model, PROMPTS, 100, LEVELS, below(trie, allowed_BN))
+    for number, prompt in enumerate(PROMPTS):
+        wanted = likelihoods(model, ids, prompt, allowed_BN[number].nonzero()[:, 0].tolist())
+        kept = nodes_BW[number] >= 0
+        assert trie.items_N[nodes_BW[number][kept]].tolist() == [row for _, row in wanted]
+        np.testing.assert_allclose(scores_BW[number][kept], [score for score, _ in wanted], atol=1e-5)
+        assert scores_BW[number][~kept].isneginf().all()
+
+
+def test_narrow_beams_are_beams_of_the_wide_ones(model: nn.Module, ids: SemanticIds) -> None:
+    trie, all_BN = trie_of(ids), torch.ones(len(PROMPTS), len(ids.items), dtype=torch.bool)
+    together, _ = search(model, PROMPTS, 4, LEVELS, below(trie, all_BN))
+    assert (together >= 0).all()
+    assert all(len(set(row)) == 4 for row in together.tolist())
+    for number, prompt in enumerate(PROMPTS):
+        alone, _ = search(model, [prompt], 4, LEVELS, below(trie, all_BN[:1]))
+        assert alone[0].tolist() == together[number].tolist(), "prompts do not see each other"
+
+
+def test_one_item_that_is_allowed_is_found_by_one_beam(model: nn.Module, ids: SemanticIds) -> None:
+    trie = trie_of(ids)
+    for row in range(0, len(ids.items), 9):
+        allowed_BN = torch.zeros(1, len(ids.items), dtype=torch.bool)
+        allowed_BN[0, row] = True
+        nodes, scores = search(model, PROMPTS[:1], 1, LEVELS, below(trie, allowed_BN))
+        assert trie.items_N[nodes[0, 0]] == row
+        assert scores[0, 0] == pytest.approx(0, abs=1e-6)
+
+
+def test_nothing_allowed_gives_nothing(model: nn.Module, ids: SemanticIds) -> None:
+    none_BN = torch.zeros(2, len(ids.items), dtype=torch.bool)
+    none_BN[1, 3] = True
+    nodes_BW, _ = search(model, PROMPTS[:2], 2, LEVELS, below(trie_of(ids), none_BN))
+    assert nodes_BW[0].tolist() == [-1, -1]
+    assert (nodes_BW[1] >= 0).sum() == 1
+
+
+def test_a_trie_holds_each_item_once(ids: SemanticIds) -> None:
+    trie = trie_of(ids)
+    nodes = torch.zeros(1, dtype=torch.int64)
+    paths = [()]
+    for depth in range(LEVELS):
+        owner, nodes, codes = trie.children(depth, nodes)
+        paths = [(*paths[at], code) for at, code in zip(owner.tolist(), codes.tolist(), strict=True)]
+    assert nodes.tolist() == list(range(len(ids.items)))
+    assert [tuple(ids.codes_NL[row]) for row in trie.items_N.tolist()] == paths
+    part = trie_of(ids, np.array([4, 2]))
+    assert sorted(part.items_N.tolist()) == [2, 4]

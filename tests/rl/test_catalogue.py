@@ -1,0 +1,116 @@
+"""vLLM, held to a catalogue: its beams are ptw's own, and nothing else can be said."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptw.evals.generated import Generator
+from ptw.ports.load import load
+from ptw.rl.engine import QUIET
+from ptw.runs import record
+from ptw.tokens.tokenizer import load_tokenizer
+from tests.train.conftest import declare, make_workspace, planned, trained, with_codes
+
+pytestmark = [pytest.mark.rl, pytest.mark.filterwarnings("ignore")]  # vLLM's own
+
+CODES = """
+[models.wide.config]
+model_type = "llama"
+hidden_size = 64
+intermediate_size = 96
+num_hidden_layers = 2
+num_attention_heads = 2
+num_key_value_heads = 2
+max_position_embeddings = 128
+tie_word_embeddings = true
+[semantic_ids.titles]
+items = "data/titles.jsonl"
+levels = 2
+codebook_size = 16
+[tokenizers.codes]
+semantic_ids = "titles"
+[recipes.generate]
+recipe = "pretrain"
+model = "wide"
+tokenizer = "codes"
+dataset = "views"
+settings = { steps = 20, window = 64, rows = 4, learning_rate = 1e-2 }
+"""  # vLLM's attention on a CPU wants heads of 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model over the codes of 30 items: 7 x 5 of 16 x 16 sequences of codes."""
+    titles = [{"id": f"item{n}"} for n in range(30)]
+    root = declare(make_workspace(tmp_path_factory.mktemp("codes") / "ws"), CODES, titles=titles)
+    names, codes = [title["id"] for title in titles], [[n % 7, n // 7] for n in range(30)]
+    with_codes(root, "titles", codes, items=names, size=16, file="data/titles.jsonl")
+    return trained(planned(root, "generate", eval_every=100)).folder / record.MODEL
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in QUIET.items():
+            patch.setenv(key, value)
+        from vllm import LLM
+
+        from ptw.serve.catalogue import Catalogue
+
+        yield LLM(
+            model=str(folder),
+            dtype="float32",
+            max_model_len=64,
+            enforce_eager=True,
+            max_logprobs=64,
+            logprobs_mode="processed_logprobs",
+            logits_processors=[Catalogue],
+            additional_config={"semantic_ids": "titles"},
+        )
+
+
+def test_beams_are_those_of_ptw(llm: Any, folder: Path, repository: Path) -> None:
+    from vllm import TokensPrompt
+    from vllm.sampling_params import BeamSearchParams
+
+    tokenizer = load_tokenizer(folder)
+    prompts = [
+        [tokenizer.bos_id, *tokenizer.item_ids(items)] for items in (["item3"], ["item0", "item8", "item29"])
+    ]
+    wanted = Generator(load(folder, repository).module.eval(), tokenizer, 10)
+    items_BW, scores_BW = wanted.likeliest(prompts)
+    given = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+    found = llm.beam_search(
+        given, BeamSearchParams(beam_width=10, max_tokens=2, ignore_eos=True, length_penalty=0.0)
+    )
+    names = wanted.ids.items
+    for number, prompt in enumerate(prompts):
+        beams = found[number].sequences
+        texts = [tokenizer.items.named(tokenizer.decode(beam.tokens[len(prompt) :])) for beam in beams]
+        assert texts == [f"<|titles:{names[row]}|>" for row in items_BW[number]]
+        for beam, score in zip(beams, scores_BW[number], strict=True):
+            assert beam.cum_logprob == pytest.approx(score, abs=1e-4)
+            assert math.isfinite(beam.cum_logprob)
+
+
+def test_filters_hold(llm: Any, folder: Path) -> None:
+    from vllm import SamplingParams, TokensPrompt
+
+    tokenizer = load_tokenizer(folder)
+    prompt = TokensPrompt(prompt_token_ids=[tokenizer.bos_id, *tokenizer.item_ids(["item3"])])
+
+    def said(**extra: Any) -> set[str]:
+        params = SamplingParams(temperature=2.0, max_tokens=2, n=40, seed=0, extra_args=extra or None)
+        (output,) = llm.generate([prompt], [params], use_tqdm=False)
+        return {tokenizer.items.named(tokenizer.decode(one.token_ids)) for one in output.outputs}
+
+    everything = {f"<|titles:item{n}|>" for n in range(30)}
+    assert said() <= everything
+    assert len(said()) > 5
+    assert said(only=["item4", "item9"]) == {"<|titles:item4|>", "<|titles:item9|>"}
+    assert said(without=[f"item{n}" for n in range(29)]) == {"<|titles:item29|>"}
+    assert said(only=["no such item"]) == {tokenizer.hf.eos_token}, "nothing that is allowed is nothing said"
+    assert said(semantic_ids="other") == {tokenizer.hf.eos_token}
