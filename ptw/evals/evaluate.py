@@ -8,9 +8,9 @@ import torch
 from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.evals.loss import summed_loss
-from ptw.evals.ranking import cases, metrics_of, model_ranks, popularity_ranks, split_of
 from ptw.evals.retrieval import Pooling, measured
 from ptw.runs.open import Opened, demand_words
+from ptw.tokens.tokenizer import Tokenizer
 from ptw.workspace.manifest import DatasetEntry, Workspace
 from ptw.workspace.problem import hint_of
 
@@ -18,39 +18,41 @@ WINDOW = 1024  # for a model that no recipe gives one
 
 
 def evaluate(workspace: Workspace, opened: Opened, dataset: str | None = None) -> dict[str, float]:
-    """Events: the next item's recall and ndcg, popularity's beside them; else the mean loss of a token.
+    """The mean loss of a token; of a model that gives vectors what those of pairs find.
 
-    Of a model that gives vectors: what those of pairs find.
+    What a model recommends to those of a dataset of events is `ptw.evals.recommend`'s.
     """
-    entry = _dataset(workspace, opened, dataset)
+    entry = dataset_of(workspace, opened, dataset)
     finds = opened.vectors and all(share.dataset.format == "pair" for share in entry.parts)
     if not finds:
         demand_words(opened)
+    tokenizer = tokenizer_of(opened)
+    window, device = window_of(opened), device_of(opened)
+    if not finds and any(share.dataset.format == "pair" for share in entry.parts):
+        raise PtwError(f"{opened.name} gives words, and dataset {entry.name} has pairs: name another dataset")
+    stream = Stream(workspace.root, entry, tokenizer, window=window, seed=0, epochs=1, shuffle=False)
+    if finds:
+        return measured(opened.loaded.module, stream, _pooling(opened), device)
+    total, tokens = summed_loss(opened.loaded.module, stream, device)
+    loss = total / max(1, tokens)
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": tokens}
+
+
+def tokenizer_of(opened: Opened) -> Tokenizer:
     if opened.tokenizer is None:
         raise PtwError(
             f"{opened.name}: no tokenizer is known for it; evaluate a run, or add one to its folder"
         )
+    return opened.tokenizer
+
+
+def window_of(opened: Opened) -> int:
     positions = opened.loaded.hf_config.get("max_position_embeddings") or WINDOW
-    window = opened.window or min(WINDOW, positions)
-    device = next(opened.loaded.module.parameters()).device
-    if entry.format == "event":
-        split_of(entry)  # refuses what was not held out
-        held_out = list(cases(workspace.root, entry, opened.tokenizer, "test", window))
-        ranks = model_ranks(opened.loaded.module, held_out, opened.tokenizer, window, device)
-        popular = popularity_ranks(held_out, workspace.root, entry, opened.tokenizer)
-        return {
-            **metrics_of(ranks),
-            **metrics_of(popular, "popularity_"),
-            "sequences": len(held_out),
-        }
-    if not finds and any(share.dataset.format == "pair" for share in entry.parts):
-        raise PtwError(f"{opened.name} gives words, and dataset {entry.name} has pairs: name another dataset")
-    stream = Stream(workspace.root, entry, opened.tokenizer, window=window, seed=0, epochs=1, shuffle=False)
-    if finds:
-        return measured(opened.loaded.module, stream, _pooling(opened), torch.device(device))
-    total, tokens = summed_loss(opened.loaded.module, stream, torch.device(device))
-    loss = total / max(1, tokens)
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": tokens}
+    return opened.window or min(WINDOW, positions)
+
+
+def device_of(opened: Opened) -> torch.device:
+    return next(opened.loaded.module.parameters()).device
 
 
 def _pooling(opened: Opened) -> Pooling:
@@ -61,7 +63,7 @@ def _pooling(opened: Opened) -> Pooling:
     return cast(Pooling, opened.pooling)
 
 
-def _dataset(workspace: Workspace, opened: Opened, dataset: str | None) -> DatasetEntry:
+def dataset_of(workspace: Workspace, opened: Opened, dataset: str | None) -> DatasetEntry:
     name = dataset or opened.dataset
     if name is None:
         raise PtwError(f"{opened.name} is a model, not a run: name the data with --dataset")

@@ -12,23 +12,21 @@ from torch import Tensor, nn
 
 from ptw.data.sample import Sample
 from ptw.errors import PtwError
-from ptw.evals.ranking import (
-    Case,
-    cases,
-    catalogue,
-    metrics_of,
-    model_ranks,
-    popularity_ranks,
-    ranks_of,
-    split_of,
-)
+from ptw.evals.baselines import popularity, ranked_by
+from ptw.evals.cases import Case, Catalogue, catalogue_of, split_of
+from ptw.evals.cases import cases as all_cases
+from ptw.evals.known import Known
+from ptw.evals.ranker import model_ranked
+from ptw.evals.ranking import Ranked, metrics_of, ranked_of
 from ptw.nn.head import Head
-from ptw.tokens.tokenizer import Tokenizer, open_tokenizer
+from ptw.tokens.declared import open_tokenizer
+from ptw.tokens.tokenizer import Tokenizer
 from ptw.workspace.manifest import DatasetEntry, read
 
 ITEMS = ("a", "b", "c", "d", "e")
 SEQUENCES = (["a", "b", "c", "d"], ["b", "c", "a"], ["e", "a", "a", "b"], ["d"])
 FIRST = 3  # the id of "a": three special tokens stand before it
+CATALOGUE = Catalogue(ITEMS)
 
 
 @pytest.fixture
@@ -44,7 +42,22 @@ def views(tmp_path: Path) -> tuple[Path, DatasetEntry, Tokenizer]:
 
 
 def ids(*items: str) -> list[int]:
-    return [FIRST + ITEMS.index(item) for item in items]
+    return [FIRST + number for number in numbers(*items)]
+
+
+def numbers(*items: str) -> list[int]:
+    return [ITEMS.index(item) for item in items]
+
+
+def cases(root: Path, dataset: DatasetEntry, tokenizer: Tokenizer, split: Any, window: int) -> list[Case]:
+    return list(all_cases(root, dataset, tokenizer, CATALOGUE, split, window))
+
+
+def model_ranks(
+    model: nn.Module, test: list[Case], tokenizer: Tokenizer, window: int, *place: int
+) -> list[int]:
+    ranked = model_ranked(model, test, CATALOGUE, tokenizer, window, torch.device("cpu"), *place)
+    return [one.rank for one in ranked]
 
 
 class NextLetter(nn.Module):
@@ -63,19 +76,19 @@ class NextLetter(nn.Module):
 
 def test_the_test_is_the_last_item_and_the_validation_the_last_but_one(views: Any) -> None:
     root, dataset, tokenizer = views
-    test = list(cases(root, dataset, tokenizer, "test", 16))
-    assert [case.target for case in test] == ids("d", "a", "b")
+    test = cases(root, dataset, tokenizer, "test", 16)
+    assert [case.target for case in test] == numbers("d", "a", "b")
     assert test[0].input.ids.tolist() == [tokenizer.bos_id, *ids("a", "b", "c")]
-    validation = list(cases(root, dataset, tokenizer, "validation", 16))
-    assert [case.target for case in validation] == ids("c", "c", "a")
-    assert [case.seen for case in validation] == [tuple(ids("a", "b")), tuple(ids("b")), tuple(ids("e", "a"))]
+    validation = cases(root, dataset, tokenizer, "validation", 16)
+    assert [case.target for case in validation] == numbers("c", "c", "a")
+    assert [case.seen for case in validation] == [(0, 1), (1,), (4, 0)]
 
 
 def test_a_long_input_keeps_its_newest_items_and_its_beginning(views: Any) -> None:
     root, dataset, tokenizer = views
-    case = next(cases(root, dataset, tokenizer, "test", 3))
+    case = cases(root, dataset, tokenizer, "test", 3)[0]
     assert case.input.ids.tolist() == [tokenizer.bos_id, *ids("b", "c")]
-    assert case.seen == tuple(ids("a", "b", "c"))  # an item that was cut off is still not recommended
+    assert case.seen == (0, 1, 2)  # an item that was cut off is still not recommended
 
 
 @pytest.mark.parametrize("window", [4, 5, 16])
@@ -83,15 +96,14 @@ def test_a_model_is_ranked_the_same_however_it_is_packed(views: Any, window: int
     root, dataset, tokenizer = views
     test = cases(root, dataset, tokenizer, "test", window)
     # of a b c comes d, first; of b c too: the target a stands behind d and, tied, behind e; of e a a comes b
-    assert model_ranks(NextLetter(), test, tokenizer, window, torch.device("cpu")) == [1, 3, 1]
+    assert model_ranks(NextLetter(), test, tokenizer, window) == [1, 3, 1]
 
 
 def test_shares_of_two_workers_are_the_whole(views: Any) -> None:
     root, dataset, tokenizer = views
-    device = torch.device("cpu")
-    whole = model_ranks(NextLetter(), cases(root, dataset, tokenizer, "test", 4), tokenizer, 4, device)
+    whole = model_ranks(NextLetter(), cases(root, dataset, tokenizer, "test", 4), tokenizer, 4)
     shares = [
-        model_ranks(NextLetter(), cases(root, dataset, tokenizer, "test", 4), tokenizer, 4, device, rank, 2)
+        model_ranks(NextLetter(), cases(root, dataset, tokenizer, "test", 4), tokenizer, 4, rank, 2)
         for rank in range(2)
     ]
     assert sorted(shares[0] + shares[1]) == sorted(whole)
@@ -100,17 +112,33 @@ def test_shares_of_two_workers_are_the_whole(views: Any) -> None:
 def test_popularity_counts_the_training_part_only(views: Any) -> None:
     root, dataset, tokenizer = views
     # without the last two events: a b | b | e a; so a 2, b 2, e 1, and the others in catalogue order
-    test = list(cases(root, dataset, tokenizer, "test", 16))
+    test = cases(root, dataset, tokenizer, "test", 16)
     # d: of those not seen (d, e) e is more popular; a: b, c are seen; b: a, e are seen
-    assert popularity_ranks(test, root, dataset, tokenizer) == [2, 1, 1]
+    ranked = ranked_by(popularity, test, Known.read(root, dataset, CATALOGUE), top=2)
+    assert ranked == [Ranked(2, (4, 3)), Ranked(1, (0, 4)), Ranked(1, (1, 2))]
 
 
-def test_ties_and_nan_gain_nothing(views: Any) -> None:
-    items_V = catalogue(views[2])
-    sample = Sample("x", np.array([1], np.int32), np.zeros(1, bool))
-    case = Case(sample, tuple(ids("a")), ids("c")[0])
-    assert ranks_of(torch.zeros(1, 8), [case], items_V)[0] >= 4
-    assert metrics_of(ranks_of(torch.full((1, 8), float("nan")), [case], items_V))["recall@10"] == 0
+def test_a_catalogue_is_every_token_that_is_no_special_one(views: Any) -> None:
+    assert catalogue_of(views[2]) == CATALOGUE
+    (views[0] / "views.jsonl").write_text('{"items": ["a", "z"]}\n')
+    with pytest.raises(PtwError, match=r"views.jsonl:1: item 'z' is not in"):
+        cases(*views, "test", 16)
+
+
+def test_ties_and_nan_gain_nothing() -> None:
+    case = Case(Sample("x", np.array([1], np.int32), np.zeros(1, bool)), (0,), 2)
+    assert ranked_of(torch.zeros(1, 5), [case])[0].rank == 4
+    nothing = ranked_of(torch.full((1, 5), float("nan")), [case], top=3)
+    assert nothing[0].top == ()
+    assert metrics_of([nothing[0].rank])["recall@10"] == 0
+
+
+def test_a_list_holds_the_best_that_were_not_in_the_input() -> None:
+    case = Case(Sample("x", np.array([1], np.int32), np.zeros(1, bool)), (0, 3), 2)
+    scores = torch.tensor([[9.0, 1, 3, 8, 2]])
+    assert ranked_of(scores, [case], top=2) == [Ranked(1, (2, 4))]
+    assert ranked_of(scores, [case], top=9) == [Ranked(1, (2, 4, 1))]  # shorter than was asked for
+    assert scores[0, 0] == 9  # the caller's own are as they were
 
 
 def test_the_figures_are_the_papers() -> None:

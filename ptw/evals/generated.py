@@ -1,0 +1,89 @@
+"""Which items does a model generate next, as semantic IDs under the trie of the catalogue?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptw.evals.cases import Case, Catalogue
+from ptw.evals.ranking import MISSED, Ranked
+from ptw.evals.rows import groups
+from ptw.nn.beams import search
+from ptw.tokens.tokenizer import Tokenizer, vocabulary_of
+from ptw.tokens.trie import trie_of
+
+BEAMS = 20
+AT_ONCE = 64  # prompts
+
+
+class Generator:
+    """Beams of a model over the items of its tokenizer's vocabulary; never an item outside of it.
+
+    PtwError where the tokenizer has no vocabulary of semantic IDs, or several and none is named.
+    """
+
+    def __init__(
+        self, module: nn.Module, tokenizer: Tokenizer, width: int, vocabulary: str | None = None
+    ) -> None:
+        self.ids = vocabulary_of(tokenizer, vocabulary)
+        self._module, self._width = module, width
+        self._device = next(module.parameters()).device
+        self._trie = trie_of(self.ids).to(self._device)
+        self._tokens_LK = torch.tensor(tokenizer.code_ids(self.ids.name), device=self._device)
+
+    def likeliest(
+        self, prompts: Sequence[Sequence[int]], allowed_BN: Tensor | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(B, W) rows of the vocabulary, the likeliest first, -1 beyond the last; (B, W) their scores.
+
+        allowed_BN: bool, which items each prompt may get: filters by attribute, rules, what was seen.
+        """
+        opened = None if allowed_BN is None else self._trie.allowing(allowed_BN.to(self._device))
+
+        def children(depth: int, prompt_M: Tensor, node_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            owner_C, child_C, code_C = self._trie.children(depth, node_M)
+            if opened is not None:
+                kept = opened[depth + 1][prompt_M[owner_C], child_C]
+                owner_C, child_C, code_C = owner_C[kept], child_C[kept], code_C[kept]
+            return owner_C, child_C, self._tokens_LK[depth][code_C]
+
+        nodes_BW, scores_BW = search(self._module, prompts, self._width, self._trie.levels, children)
+        items_BW = torch.where(nodes_BW < 0, nodes_BW, self._trie.items_N[nodes_BW.clamp(min=0)])
+        return items_BW.cpu().numpy(), scores_BW.cpu().numpy()
+
+
+@torch.no_grad()
+def generated(
+    module: nn.Module,
+    sequences: Sequence[Case],
+    catalogue: Catalogue,
+    tokenizer: Tokenizer,
+    top: int,
+    beams: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> list[Ranked]:
+    """What came of each sequence of this worker's share; what it saw is not generated.
+
+    The rank is the target's place among the beams, or MISSED; of several workers each asks as often.
+    """
+    generator = Generator(module, tokenizer, beams or max(BEAMS, 2 * top))
+    number_of = np.array([catalogue.get(name) for name in generator.ids.items])
+    row_of = np.argsort(number_of)
+    order = sorted(range(len(sequences)), key=lambda at: len(sequences[at].input.ids))
+    found: dict[int, Ranked] = {}
+    for together in groups(order, AT_ONCE * world):
+        own = together[rank::world]
+        asked = [sequences[at] for at in own or together[:1]]  # whoever has none asks as the others do
+        allowed_BN = torch.ones(len(asked), len(row_of), dtype=torch.bool)
+        for place, case in enumerate(asked):
+            allowed_BN[place, row_of[list(case.seen)]] = False
+        rows_BW, _ = generator.likeliest([case.input.ids.tolist() for case in asked], allowed_BN)
+        for at, rows_W in zip(own, rows_BW, strict=False):
+            items = number_of[rows_W[rows_W >= 0]].tolist()
+            target = sequences[at].target
+            found[at] = Ranked(items.index(target) + 1 if target in items else MISSED, tuple(items[:top]))
+    return [found[at] for at in sorted(found)]

@@ -1,0 +1,195 @@
+"""Runs over semantic IDs: beams give items of the catalogue alone, as filters and what was seen allow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from ptw.cli import cli
+from ptw.data.sample import Sample
+from ptw.errors import PtwError
+from ptw.evals.cases import Case, Catalogue, cases, catalogue_of
+from ptw.evals.generated import Generator
+from ptw.evals.next_items import Request, next_items
+from ptw.evals.ranker import model_ranked
+from ptw.evals.ranking import MISSED
+from ptw.runs import record
+from ptw.runs.open import Opened, open_named
+from ptw.workspace.manifest import read
+from tests.train.conftest import declare, make_workspace, measured_of, planned, trained, with_codes
+
+CODES = """
+[semantic_ids.titles]
+items = "data/titles.jsonl"
+levels = 2
+codebook_size = 8
+[tokenizers.codes]
+semantic_ids = "titles"
+[recipes.generate]
+recipe = "pretrain"
+model = "tiny"
+tokenizer = "codes"
+dataset = "views"
+[recipes.generate.settings]
+steps = 30
+window = 64
+rows = 4
+learning_rate = 1e-2
+eval_every = 15
+eval_sequences = 10
+keep_best = true
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model over the codes of 30 items, of which every third is red."""
+    titles = [{"id": f"item{n}", "colour": ["red", "blue", "green"][n % 3]} for n in range(30)]
+    root = declare(make_workspace(tmp_path_factory.mktemp("codes") / "ws"), CODES, titles=titles)
+    names, codes = [title["id"] for title in titles], [[n % 7, n // 7] for n in range(30)]
+    with_codes(root, "titles", codes, items=names, size=8, file="data/titles.jsonl")
+    trained(planned(root, "generate"))
+    return root
+
+
+@pytest.fixture
+def opened(root: Path) -> Opened:
+    return open_named(read(root), "generate")
+
+
+def test_what_is_measured_while_training(root: Path) -> None:
+    (folder,) = (root / "runs").glob("generate-*")
+    measured = measured_of(folder)
+    assert [line["step"] for line in measured] == [0, 15, 30]
+    assert set(measured[0]) >= {"validation_recall@10", "validation_ndcg@10"}
+    assert (folder / record.MODEL / "semantic_ids" / "titles" / "items.parquet").is_file()
+
+
+def ranked(opened: Opened, root: Path, place: tuple[int, int] = (0, 1), beams: int = 30) -> list[Any]:
+    assert opened.tokenizer is not None
+    entry, catalogue = read(root).datasets["views"], catalogue_of(opened.tokenizer)
+    sequences = list(cases(root, entry, opened.tokenizer, catalogue, "test", 64))
+    device = torch.device("cpu")
+    found = model_ranked(
+        opened.loaded.module, sequences, catalogue, opened.tokenizer, 64, device, *place, top=30, beams=beams
+    )
+    return list(zip(sequences, found, strict=True)) if place[1] == 1 else found
+
+
+def test_every_beam_is_an_item_that_was_not_seen(opened: Opened, root: Path) -> None:
+    for case, one in ranked(opened, root):
+        unseen = set(range(30)) - set(case.seen)
+        assert set(one.top) == unseen, "as many beams as items find all that are allowed, and no other"
+        place = one.top.index(case.target) + 1 if case.target in unseen else MISSED
+        assert one.rank == place
+
+
+def test_few_beams_find_a_part(opened: Opened, root: Path) -> None:
+    all_of_them, few = ranked(opened, root), ranked(opened, root, beams=5)
+    for (case, one), (_, part) in zip(all_of_them, few, strict=True):
+        assert len(part.top) <= 5
+        assert set(part.top) <= set(one.top)
+        assert part.rank == MISSED or part.top[part.rank - 1] == case.target
+
+
+def test_workers_share_the_sequences(opened: Opened, root: Path) -> None:
+    alone = sorted(one.rank for _, one in ranked(opened, root))
+    shares = [ranked(opened, root, (rank, 3)) for rank in range(3)]
+    assert sorted(one.rank for share in shares for one in share) == alone
+
+
+def test_an_input_is_cut_between_items(opened: Opened, root: Path) -> None:
+    assert opened.tokenizer is not None
+    entry = read(root).datasets["views"]
+    for case in cases(root, entry, opened.tokenizer, catalogue_of(opened.tokenizer), "test", 8):
+        ids = case.input.ids.tolist()
+        assert len(ids) <= 7
+        assert ids[0] == opened.tokenizer.bos_id
+        assert len(ids) % 2 == 1
+        assert ids[1] in opened.tokenizer.code_ids("titles")[0]
+
+
+def test_a_catalogue_in_another_order_gives_the_same_items(opened: Opened, root: Path) -> None:
+    assert opened.tokenizer is not None
+    names = catalogue_of(opened.tokenizer).names
+    turned = Catalogue(names[::-1])
+    ids = np.array([opened.tokenizer.bos_id, *opened.tokenizer.item_ids(["item3"])], np.int32)
+    tops = []
+    for catalogue in (Catalogue(names), turned):
+        number = catalogue.get("item3")
+        assert number is not None
+        case = Case(Sample("x", ids, np.zeros(3, bool)), (number,), 0)
+        arguments = (opened.loaded.module, [case], catalogue, opened.tokenizer, 64, torch.device("cpu"))
+        (one,) = model_ranked(*arguments, top=5)
+        tops.append([catalogue.names[at] for at in one.top])
+    assert tops[0] == tops[1]
+    assert "item3" not in tops[0]
+
+
+def test_filters_hold_for_every_item(root: Path, opened: Opened) -> None:
+    workspace = read(root)
+    colour = {f"item{n}": ["red", "blue", "green"][n % 3] for n in range(30)}
+    request = Request(("item0", "item3"), where={"colour": ["red"]}, top=30)
+    red = next_items(workspace, opened, request)
+    assert {one.item for one in red} == {i for i, c in colour.items() if c == "red"} - {"item0", "item3"}
+    assert [one.log_probability for one in red] == sorted((o.log_probability for o in red), reverse=True)
+    assert sum(np.exp(one.log_probability) for one in red) == pytest.approx(1, abs=1e-4)
+    again = next_items(workspace, opened, Request(("item0",), where={"colour": ["red"]}, again=True, top=30))
+    assert "item0" in {one.item for one in again}
+    rest = next_items(workspace, opened, Request(("item0",), without={"colour": ["red", "blue"]}, top=30))
+    assert {colour[one.item] for one in rest} == {"green"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request(("item0",), where={"colour": ["pink"]}), "colour = pink: no item has it; "),
+        (Request(("item0",), where={"size": ["big"]}), "no item has 'size'"),
+        (Request(("item99",)), "item 'item99' is not in tokenizer"),
+        (
+            Request(("item0",), where={"colour": ["red"]}, without={"colour": ["red"]}),
+            "no item is left to recommend",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said(root: Path, opened: Opened, request_: Request, message: str) -> None:
+    with pytest.raises(PtwError, match=message):
+        next_items(read(root), opened, request_)
+
+
+def test_scores_of_one_token_each_are_filtered_alike(root: Path) -> None:
+    trained(planned(root, "next", steps=2))
+    opened = open_named(read(root), "next")
+    found = next_items(read(root), opened, Request(("item0", "item3"), top=40))
+    assert len(found) == 28
+    assert sum(np.exp(one.log_probability) for one in found) == pytest.approx(1)
+
+
+def test_the_commands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+
+    def ptw(*arguments: str) -> str:
+        found = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+        assert found.exit_code == 0, found.output
+        return found.stdout
+
+    told = json.loads(ptw("eval", "generate", "--json"))
+    assert told["sequences"] == 40
+    assert told["items"] == 30
+    assert told["attribute"] == "colour"
+    lines = ptw("recommend", "generate", "item1", "--where", "colour=red,green", "--top", "3").splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("item") for line in lines)
+    assert CliRunner().invoke(cli, ["recommend", "generate", "item1", "--where", "colour"]).exit_code == 2
+
+
+def test_a_generator_needs_codes(root: Path) -> None:
+    trained(planned(root, "chat", steps=1))
+    opened = open_named(read(root), "chat")
+    assert opened.tokenizer is not None
+    with pytest.raises(PtwError, match="which semantic_ids"):
+        Generator(opened.loaded.module, opened.tokenizer, 5)
