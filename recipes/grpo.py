@@ -16,6 +16,7 @@ from ptw.train.run import Run
 
 FORMATS = ("prompt",)
 OPTIONAL_ROLES = ("judge",)
+REWARDS = {"rewards": ("reward",), "environment": ("turn",)}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def train(run: Run, settings: Settings) -> None:
     def appraise(answers: list[list[Answer]]) -> list[list[Worth]]:
         return wholes(answers, advantages(rewards_of(answers), settings))
 
-    with rolling_out(run, model, appraise, keeps_reference=settings.kl > 0) as rollouts:
+    with rolling_out(run, model, optimizer, appraise, keeps_reference=settings.kl > 0) as rollouts:
         for batch in run.batches(rollouts.of_step):
             if run.due():
                 rollouts.measure()

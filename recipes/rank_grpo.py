@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from ptw.rl.answers import Answer, Worth, per_action
-from ptw.rl.ranks import catalogue_of, ranked, relevance_of, returns
+from ptw.rl.ranks import Relevances, catalogue_of, ranked, returns
 from ptw.rl.rollouts import rolling_out
 from ptw.rl.settings import RolloutSettings
 from ptw.train import demand
 from ptw.train.run import Run
 
 FORMATS = ("prompt",)
+REWARDS = {"rewards": ("reward", "relevance")}
+FILES = ("catalogue",)
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ class Settings(RolloutSettings):
         demand.above_zero(clip_high=self.clip_high)
         if not self.rewards:
             demand.refuse("rewards", None, 'name a file that has `relevance`: rewards = ["hits"]')
+        if self.environment is not None:
+            demand.refuse("environment", self.environment, "a list is one answer; leave the line out")
 
 
 def train(run: Run, settings: Settings) -> None:
     model, optimizer = run.model(), run.optimizer()
-    relevance = relevance_of(run.plan.root, settings.rewards or [])
+    relevances = Relevances(run.plan.root, settings.rewards or [], settings.reward_seconds)
     catalogue = catalogue_of(run.plan.root, settings.catalogue)
 
     def appraise(answers: list[list[Answer]]) -> list[list[Worth]]:
@@ -45,7 +49,7 @@ def train(run: Run, settings: Settings) -> None:
         for group in answers:
             lists = [ranked(one, run.tokenizer) for one in group]
             worth = [
-                returns(titles, one.row, relevance, catalogue, settings.outside)
+                returns(titles, relevances.of(one.row, one.place), catalogue, settings.outside)
                 for one, (titles, _) in zip(group, lists, strict=True)
             ]
             ahead = advantages(worth)
@@ -54,7 +58,7 @@ def train(run: Run, settings: Settings) -> None:
             )
         return found
 
-    with rolling_out(run, model, appraise, keeps_reference=False) as rollouts:
+    with relevances, rolling_out(run, model, optimizer, appraise, keeps_reference=False) as rollouts:
         for batch in run.batches(rollouts.of_step):
             if run.due():
                 rollouts.measure()

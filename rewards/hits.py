@@ -1,11 +1,10 @@
 """How much of a list of titles, one a line, is among those of the row, `relevant`: its NDCG."""
 
-import re
 from collections.abc import Mapping
 from math import log2
 from typing import Any
 
-NUMBERING = re.compile(r"^\s*(?:\d+\s*[.):]|[-*•])\s*")
+from ptw.rl.titles import plain
 
 
 def reward(answer: str, row: Mapping[str, Any]) -> float:
@@ -18,7 +17,3 @@ def reward(answer: str, row: Mapping[str, Any]) -> float:
 def relevance(title: str, row: Mapping[str, Any]) -> float:
     """Of one item, for recipes that judge each rank."""
     return float(plain(title) in {plain(one) for one in row["relevant"]})
-
-
-def plain(title: str) -> str:
-    return " ".join(NUMBERING.sub("", title).casefold().split())

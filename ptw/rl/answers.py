@@ -12,20 +12,24 @@ from torch import Tensor
 
 from ptw.data.pack import Key, PackedRow, Pool, lay_out
 from ptw.data.sample import Sample
+from ptw.nn.nucleus import Drawable
 from ptw.rl.engine import Drawn
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was drawn, and what rewards said of it."""
+    """What was drawn, and what rewards said of it: one answer, or those of a conversation."""
 
     sample: Sample
     place: str  # of the row that asked
     row: Mapping[str, Any]  # as the file has it
-    text: str
-    drawn: Drawn
+    text: str  # of the last one
+    drawn: Drawn  # what is learnt, and nothing else
     rewards: dict[str, float]
     ended: bool  # by a stop token, and not because it was as long as may be
+    messages: tuple[Mapping[str, Any], ...] = ()  # with those of the prompt
+    turns: int = 1  # answers
+    no_room: bool = False  # another one had no room in the window
 
     @property
     def reward(self) -> float:
@@ -58,17 +62,30 @@ class Worth:
         return int(self.action_L.max()) + 1
 
 
+@dataclass
 class Judged:
     """An answer, what it is worth, and of each of its tokens log-probabilities (L,).
 
-    engine: vLLM's. before: the model's when the step began. heated: the same at the temperature that was
-    drawn at; reference: so too, of the model that training began with.
+    All are at the temperature, among what the token could be drawn from (`among`; None: all tokens). engine:
+    as it drew. before: of the same weights, in the trainer. reference: of the model that training began with;
+    where it is not asked for, the same.
     """
 
-    def __init__(self, answer: Answer, worth: Worth) -> None:
-        self.answer, self.worth = answer, worth
-        self.engine = torch.tensor(answer.drawn.log_probs)
-        self.before = self.heated = self.reference = self.engine
+    answer: Answer
+    worth: Worth
+    before: Tensor
+    reference: Tensor
+    among: Drawable | None = None
+
+    @classmethod
+    def of(cls, answer: Answer, worth: Worth) -> Judged:
+        """Until the trainer has looked, as the engine has it."""
+        engine = torch.tensor(answer.drawn.log_probs)
+        return cls(answer, worth, engine, engine)
+
+    @property
+    def engine(self) -> Tensor:
+        return torch.tensor(self.answer.drawn.log_probs)
 
 
 def packed(samples: Sequence[Sample], window: int, epoch: int) -> Iterator[PackedRow]:

@@ -31,10 +31,18 @@ class Asked:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The ids of an answer with its stop token, and how likely the engine held each of them."""
+    """The ids of an answer with its stop token, and log-probabilities of what each of them was drawn from:
+    at the temperature, of the tokens that top-k and top-p leave.
+    """
 
     ids: tuple[int, ...]
     log_probs: tuple[float, ...]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Drawn]) -> Drawn:
+        """The answers of a conversation, without what stands between them."""
+        ids = tuple(id_ for part in parts for id_ in part.ids)
+        return cls(ids, tuple(value for part in parts for value in part.log_probs))
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Vllm:
             enable_chunked_prefill=False,  # a prompt in parts draws its seed anew, which a CPU's can't
             max_num_batched_tokens=max(window, TOKENS_AT_ONCE),
             skip_tokenizer_init=True,
-            logprobs_mode="raw_logprobs",
+            logprobs_mode="processed_logprobs",
         )
 
     def load(self, folder: Path) -> None:

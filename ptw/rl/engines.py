@@ -12,6 +12,7 @@ from ptw.errors import PtwError
 from ptw.rl.engine import Asked, Drawn, Sampling, Vllm
 from ptw.rl.port_engine import PortEngine
 from ptw.rl.settings import RolloutSettings
+from ptw.train.connect import last_line
 from ptw.train.plan import Plan
 
 STARTS = 3  # of an engine in a row, before the run ends
@@ -25,12 +26,8 @@ class Engine(Protocol):
         """An answer to each, drawn by its own seed: what else is asked for at once changes nothing."""
 
 
-class Engines(Protocol):
-    def load(self, folder: Path) -> None:
-        """Draw with these weights from now on."""
-
-    def generate(self, asked: Sequence[Asked]) -> list[Drawn]:
-        """An answer to each, in their order."""
+class Engines(Engine, Protocol):
+    """As many as there are, as one."""
 
     def close(self) -> None: ...
 
@@ -73,6 +70,7 @@ class OnRay:
         self._make, self._count, self._gpus, self._seconds, self._say = make, count, gpus, seconds, say
         self._actors: list[Any] = [None] * count
         self._folder: Path | None = None
+        self._closed = False
 
     def load(self, folder: Path) -> None:
         self._folder = folder
@@ -89,6 +87,7 @@ class OnRay:
     def close(self) -> None:
         import ray
 
+        self._closed = True
         for actor in filter(None, self._actors):
             ray.kill(actor)
 
@@ -104,7 +103,9 @@ class OnRay:
                     found.append(ray.get(one, timeout=self._seconds))
                     break
                 except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
-                    reason = str(error).strip().splitlines()[0]
+                    reason = last_line(error)
+                    if self._closed:  # by the run's thread, while another one asks
+                        raise PtwError(f"engine {at} was ended with the run") from error
                     if start == STARTS:
                         raise PtwError(f"engine {at} was lost {STARTS} times in a row: {reason}") from error
                     self._say(f"engine {at} is lost, and replaced: {reason}")

@@ -19,7 +19,11 @@ LOOK_AT = (
 
 @dataclass
 class Gap:
-    """Mean exp|difference| of log-probabilities over the tokens of a step: 1 where they are the same."""
+    """Mean exp|difference| of log-probabilities over the tokens of a step: 1 where they are the same.
+
+    Like is compared with like: the trainer's are of the weights that drew, at the temperature, among the
+    tokens that top-k and top-p left, as the engine's are.
+    """
 
     most: float
     _total: float = 0.0
@@ -51,7 +55,8 @@ class Gap:
 def difference(trainer_M: Tensor, engine_M: Tensor, most: float) -> Tensor:
     """(M,) how much likelier the trainer holds each token, at most `most` times.
 
-    Truncated importance sampling (Yao et al., 2025), of both sides' own distributions: what top-p or top-k
-    leaves out of the drawing changes no weight.
+    Truncated importance sampling (Yao et al., 2025). Both are of the distribution that was drawn from, which
+    top-p and top-k have cut and made a whole again. A log-probability over all tokens would be wrong there:
+    its mean gradient, over all that may be drawn, is not nought, and so any baseline would move the weights.
     """
     return torch.exp(trainer_M - engine_M).clamp(max=most)

@@ -9,7 +9,9 @@ import torch
 
 from ptw.data.pack import IGNORED
 from ptw.nn.decode import generate
+from ptw.nn.head import Head
 from ptw.nn.layout import Layout
+from ptw.nn.nucleus import drawable, log_probs_among
 from ptw.ports.load import load
 from ptw.rl.engine import Asked, Drawn, Sampling
 
@@ -17,7 +19,7 @@ AT_ONCE = 64  # answers
 
 
 class PortEngine:
-    """The model of a folder, opened as any other. It draws from all tokens: no top-p, no top-k."""
+    """The model of a folder, opened as any other."""
 
     def __init__(self, folder: Path, root: Path, port: str | None, sampling: Sampling, dtype: str) -> None:
         self._root, self._port, self._sampling = root, port, sampling
@@ -47,6 +49,8 @@ class PortEngine:
             stop_ids=sampling.stop_ids,
             temperature=sampling.temperature,
             seed=[one.seed for one in asked],
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
         )
         texts = [[*one.ids, *answer] for one, answer in zip(asked, answers, strict=True)]
         width = max(map(len, texts))
@@ -56,9 +60,13 @@ class PortEngine:
             row_T[len(one.ids) - 1 : len(one.ids) - 1 + len(answer)] = torch.tensor(answer)
         device = next(self._model.parameters()).device
         layout = Layout.of_documents([[len(text)] for text in texts], width=width, device=device)
-        head = self._model.head()  # type: ignore[operator]
-        log_probs_BT = head.log_probs(self._model(ids_BT.to(device), layout), targets_BT.to(device)).cpu()
+        hidden_BTD, targets_BT = self._model(ids_BT.to(device), layout), targets_BT.to(device)
+        hidden_MD, targets_M = hidden_BTD[targets_BT != IGNORED], targets_BT[targets_BT != IGNORED]
+        heat = sampling.temperature
+        head: Head = self._model.head()  # type: ignore[operator]
+        among = drawable(head, hidden_MD, targets_M, heat, sampling.top_p, sampling.top_k)
+        log_probs_M = log_probs_among(head, hidden_MD, targets_M, heat, among).cpu()
+        parts = log_probs_M.split([len(answer) for answer in answers])
         return [
-            Drawn(tuple(answer), tuple(row_T[len(one.ids) - 1 :][: len(answer)].tolist()))
-            for one, answer, row_T in zip(asked, answers, log_probs_BT, strict=True)
+            Drawn(tuple(answer), tuple(part.tolist())) for answer, part in zip(answers, parts, strict=True)
         ]

@@ -8,7 +8,6 @@ from typing import Any
 from ptw.data.pack import PackedRow
 from ptw.files.find import find
 from ptw.files.read import read
-from ptw.rl.engine import Asked
 from ptw.train.plan import Plan
 from ptw.workspace.manifest import DatasetEntry
 
@@ -25,10 +24,11 @@ class Prompts:
         return self._rows[place]
 
 
-def asked(row: PackedRow, seed: int) -> Asked:
+def ids_of(row: PackedRow) -> list[int]:
     """The prompt of a row that holds one."""
     (length,) = row.lengths
-    return Asked(tuple(row.ids[:length].tolist()), seed)
+    ids: list[int] = row.ids[:length].tolist()
+    return ids
 
 
 def _rows(plan: Plan, dataset: DatasetEntry) -> Iterable[tuple[str, Mapping[str, Any]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from math import log2
 from pathlib import Path
@@ -12,18 +11,12 @@ from torch import Tensor
 
 from ptw.errors import PtwError
 from ptw.rl.answers import Answer
+from ptw.rl.caller import Caller, files_of
 from ptw.rl.rewards import Row
+from ptw.rl.titles import plain
 from ptw.tokens.tokenizer import Tokenizer
-from ptw.workspace import rooms
 
-NUMBERING = re.compile(r"^\s*(?:\d+\s*[.):]|[-*•])\s*")
-
-Relevance = Callable[[str, Row], float]
-
-
-def plain(title: str) -> str:
-    """Without its numbering, in small letters: how titles are compared."""
-    return " ".join(NUMBERING.sub("", title).casefold().split())
+Relevance = Callable[[str], float]  # of a title
 
 
 def ranked(answer: Answer, tokenizer: Tokenizer) -> tuple[list[str], Tensor]:
@@ -42,21 +35,31 @@ def ranked(answer: Answer, tokenizer: Tokenizer) -> tuple[list[str], Tensor]:
     return titles, torch.tensor(ranks).clamp(max=max(len(titles) - 1, 0))
 
 
-def relevance_of(root: Path, names: Sequence[str]) -> Relevance:
+class Relevances:
     """The sum of `relevance(title, row)` of these files of rewards/; PtwError for one that has none."""
-    there, found = rooms.files(root, "rewards"), list[Relevance]()
-    for name in names:
-        function = getattr(rooms.load(there[name]), "relevance", None)
-        if not callable(function):
-            raise PtwError(
-                f"{there[name]}: has no `def relevance(title: str, row: dict) -> float`: an item needs one"
-            )
-        found.append(function)
-    return lambda title, row: sum(float(function(title, row)) for function in found)
+
+    def __init__(self, root: Path, names: Sequence[str], seconds: float) -> None:
+        self._files = files_of(root, "rewards", names, "relevance", "title: str, row: dict")
+        self._caller = Caller(seconds)
+
+    def __enter__(self) -> Relevances:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._caller.close()
+
+    def of(self, row: Row, place: str) -> Relevance:
+        """Of a title beside this row; PtwError names file and row."""
+
+        def relevance(title: str) -> float:
+            asked = (place, title, dict(row))
+            return sum(self._caller.number(file, "relevance", *asked) for file in self._files.values())
+
+        return relevance
 
 
 def returns(
-    titles: Sequence[str], row: Row, relevance: Relevance, catalogue: Collection[str] | None, outside: float
+    titles: Sequence[str], relevance: Relevance, catalogue: Collection[str] | None, outside: float
 ) -> list[float]:
     """Of each rank the discounted gain of its item and those after it: no earlier one changes it.
 
@@ -67,7 +70,7 @@ def returns(
         if catalogue is not None and title not in catalogue:
             gains.append(outside)
         else:
-            gains.append(0.0 if title in titles[at + 1 :] else relevance(title, row) / log2(at + 2))
+            gains.append(0.0 if title in titles[at + 1 :] else relevance(title) / log2(at + 2))
     return [sum(gains[at:]) for at in range(len(gains))]
 
 
@@ -77,7 +80,8 @@ def catalogue_of(root: Path, file: str | None) -> set[str] | None:
         return None
     try:
         return {plain(line) for line in (root / file).read_text(encoding="utf-8").splitlines()} - {""}
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise PtwError(
-            f"settings: catalogue = {file}: it can't be read ({error.strerror}); name a file of titles"
+            f"settings: catalogue = {file}: it can't be read ({reason}); name a file of titles"
         ) from error

@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptw.data.pack import IGNORED, PackedRow
-from ptw.data.sample import Sample
 from ptw.errors import PtwError
 from ptw.evals.rows import learnt
-from ptw.ports import adapter
-from ptw.rl import rewards
+from ptw.rl import ahead
 from ptw.rl.answers import Answer, Judged, Worth, numbered, packed
-from ptw.rl.engines import Engines, engines_of
-from ptw.rl.gap import Gap, difference
-from ptw.rl.judge import ROLE, Judge, judge_of
-from ptw.rl.prompts import Prompts, asked
+from ptw.rl.background import Background
+from ptw.rl.episodes import clocked
+from ptw.rl.gap import difference
+from ptw.rl.judge import ROLE, judge_of
+from ptw.rl.look import log_probs, look_back
 from ptw.rl.settings import RolloutSettings
-from ptw.train import held_out, weights
-from ptw.train.feed import Batch, StepRows, batches
+from ptw.train import held_out
+from ptw.train.feed import Batch, StepRows
 from ptw.train.parallel import full_state
 from ptw.train.roles import open_beside
 from ptw.train.run import Run
 
 CLOCKED = ("sync", "generate", "reward", "score")  # what of a step is no training
-FOLDER = "rollout"  # of the run: the weights that answers are drawn with
 
+T = TypeVar("T")
 Appraise = Callable[[list[list[Answer]]], list[list[Worth]]]  # of the answers to each prompt of a step
 
 
 @dataclass(frozen=True)
 class Told:
-    """Of the M learnt tokens of a batch, row by row; `shares` are the batch's of what is told of the step."""
+    """Of the M learnt tokens of a batch, row by row; `shares` are the batch's of what is told of the step.
 
-    before_M: Tensor  # log-probabilities when the step began, at the temperature
+    Log-probabilities are at the temperature, among the tokens that top-k and top-p left where one was drawn.
+    """
+
+    before_M: Tensor  # of the weights that drew
     reference_M: Tensor  # of the model that training began with; where it is not asked for, the same
     correction_M: Tensor
     advantage_M: Tensor
@@ -55,7 +55,9 @@ class Told:
 
 
 @contextmanager
-def rolling_out(run: Run, model: nn.Module, appraise: Appraise, keeps_reference: bool) -> Iterator[Rollouts]:
+def rolling_out(
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, appraise: Appraise, keeps_reference: bool
+) -> Iterator[Rollouts]:
     """Engines that draw answers with the model's weights, as long as one is inside."""
     settings = run.settings
     assert isinstance(settings, RolloutSettings), "Settings inherit RolloutSettings"
@@ -64,20 +66,28 @@ def rolling_out(run: Run, model: nn.Module, appraise: Appraise, keeps_reference:
         reference = open_beside(run, run.plan.model, "reference")
     elif keeps_reference:
         reference = model  # beneath its adapter
-    engines = None
-    if run.group.first:
-        engines = engines_of(run.plan, settings, run.tokenizer.stop_ids, run.ledger.say)
+    background = Background(run, settings) if run.group.first else None
+    rollouts = Rollouts(run, settings, model, appraise, reference, background)
+    # torch's own place for what must see the weights before they move
+    before_moving = optimizer.register_step_pre_hook(lambda *_: rollouts.finish_next())
     try:
-        yield Rollouts(run, settings, model, appraise, reference, engines)
-    finally:
-        if engines is not None:
-            engines.close()
+        yield rollouts
         if run.group.first:
-            shutil.rmtree(run.plan.run_folder() / FOLDER, ignore_errors=True)
+            shutil.rmtree(run.plan.run_folder() / ahead.FOLDER, ignore_errors=True)
+    finally:
+        before_moving.remove()
+        if background is not None:
+            background.close()
 
 
 class Rollouts:
-    """All methods are called by all workers together; the first one asks the engines and the rewards."""
+    """All methods are called by all workers together; the first one asks the engines and the rewards.
+
+    With `ahead` = 1 the answers of a step are drawn while the step before it learns, by the weights that this
+    one began with. Before the optimizer moves them, they are done, and looked at: so the gap compares the
+    engine with the weights that it had, `before_M` is the policy that drew, as PPO has it, and what a
+    checkpoint needs to go on with the same steps is on the disk before it (`ptw.rl.ahead`).
+    """
 
     def __init__(
         self,
@@ -86,40 +96,58 @@ class Rollouts:
         model: nn.Module,
         appraise: Appraise,
         reference: nn.Module | None,
-        engines: Engines | None,
+        background: Background | None,
     ) -> None:
         self._run, self._settings, self._model = run, settings, model
-        self._appraise, self._reference, self._engines = appraise, reference, engines
-        self._prompts = Prompts(run.plan)
-        self._rewards = rewards.open_rewards(run.plan.root, settings.rewards or [])
+        self._appraise, self._reference, self._background = appraise, reference, background
         self._judge = judge_of(run)
-        if not self._rewards and self._judge is None:
+        self._rewards = [*(settings.rewards or []), *([] if self._judge is None else [ROLE])]
+        if not self._rewards:
             raise PtwError(
                 "settings: rewards is not set, and there is no judge: nothing says what an answer is worth; "
                 'set rewards = ["number"], or roles = { judge = "..." }, a model that `reward` made'
             )
         self._loaded: int | None = None  # the step whose weights the engines have
+        self._begun: StepRows | None = None  # for which answers are being drawn
+        self._coming: ahead.Groups | None = None  # the answers of the step that comes
+        self._may_go_on = settings.ahead > 0  # from what is on the disk
         self._told: dict[str, Judged] = {}
-        self._actions = 0  # of the whole step
-        self._seconds = dict.fromkeys(CLOCKED, 0.0)
+        self._seconds = self._spent = dict.fromkeys(CLOCKED, 0.0)  # for the step that comes; for this one
+        self._overlapped = 0.0  # of drawing, while the step before learnt
 
     def of_step(self, step: StepRows) -> StepRows:
         """The step's prompts, answered: rows of answers, packed as they fit."""
-        self._seconds = dict.fromkeys(CLOCKED, 0.0)
-        answers = self._answered(step.rows, self._settings.answers)
-        flat = [one for group in answers for one in group]
-        worths = [worth for group in self._appraise(answers) for worth in group]
-        rows = tuple(packed([one.sample for one in flat], self._settings.window, step.rows[0].epoch))
-        made = StepRows(rows, learnt(rows))
-        judged = (Judged(one, worth) for one, worth in zip(flat, worths, strict=True))
-        self._told = {one.answer.sample.id: one for one in judged}
-        self._actions = sum(worth.actions for worth in worths)
-        with self._clock("score"):
-            self._look_back(made)
-        return made
+        self.finish_next()
+        groups, self._coming = self._coming or self._kept(step), None
+        if groups is None:
+            self._sync()
+            done = self._run.steps_done
+            answers, seconds = self._of_first(lambda b: b.now(step.rows, self._settings.answers, done))
+            self._add(seconds)
+            groups = self._prepared(step, answers)
+        self._begin_next()
+        self._told = {one.answer.sample.id: one for group in groups for one in group}
+        self._spent, self._seconds = self._seconds, dict.fromkeys(CLOCKED, 0.0)
+        return self._rows(step, groups)
+
+    def finish_next(self) -> None:
+        """What was begun ahead, if anything, is ended, and looked at by the weights that drew it."""
+        if self._begun is None:
+            return
+        step, self._begun = self._begun, None
+        with self._run.off_the_clock():
+            began = time.perf_counter()
+            answers, seconds = self._of_first(lambda b: b.end())
+            waited = time.perf_counter() - began
+            self._add({"generate": waited})
+            self._overlapped = max(0.0, sum(seconds.values()) - waited)
+            self._coming = self._prepared(step, answers)
+            if self._run.group.first:
+                folder, done = self._run.plan.run_folder(), self._run.steps_done
+                ahead.write(folder, done + 1, step, self._coming, self._settings.checkpoint_every)
 
     def told(self, batch: Batch) -> Told:
-        kept = [self._told[sample] for row in batch.rows for sample in row.samples]
+        kept = self._of_batch(batch)
         device, count, tokens = self._run.group.device, len(self._told), batch.step.learnt
         lengths = torch.tensor([len(one.answer.drawn.ids) for one in kept], device=device)
 
@@ -128,170 +156,133 @@ class Rollouts:
 
         before_M, engine_M = joined_of(lambda one: one.before), joined_of(lambda one: one.engine)
         return Told(
-            joined_of(lambda one: one.heated),
+            before_M,
             joined_of(lambda one: one.reference),
             difference(before_M, engine_M, self._settings.most_correction),
             joined_of(lambda one: one.worth.advantage_L),
             lengths.float().repeat_interleave(lengths),
             numbered([one.worth for one in kept]).to(device),
             count,
-            self._actions,
+            sum(one.worth.actions for one in self._told.values()),
             tokens,
             self._shares(batch, kept, (before_M - engine_M).double().abs().exp().sum() / tokens),
         )
 
     def log_probs(self, batch: Batch) -> Tensor:
-        """(M,) of the batch's learnt tokens, at the temperature that they were drawn at."""
-        return self._log_probs(self._model, batch, self._settings.temperature)
+        """(M,) of the batch's learnt tokens, of what they were drawn from, by the weights as they are."""
+        return log_probs(self._run, self._model, batch, self._of_batch(batch), self._settings.temperature)
 
     def measure(self) -> None:
         """The mean reward of one answer to each prompt of the eval_dataset."""
-        run, clocked = self._run, dict(self._seconds)
+        run, seconds = self._run, dict(self._seconds)
         if not run.holds_out:
             return
         with run.off_the_clock():
-            rows = list(held_out.rows_of(run))
-            flat = [one for group in self._answered(rows, 1) for one in group]
-            self._seconds = clocked  # of the step
+            rows, done = list(held_out.rows_of(run)), run.steps_done
+            self._sync()
+            answers, _ = self._of_first(lambda b: b.now(rows, 1, done))
+            flat = [one for group in self._judged(answers) for one in group]
+            self._seconds = seconds  # of the step
             run.log(
                 held_out_reward=float(np.mean([one.reward for one in flat])),
                 held_out_length=float(np.mean([len(one.drawn.ids) for one in flat])),
             )
 
-    def _answered(self, rows: Sequence[PackedRow], each: int) -> list[list[Answer]]:
-        """To each prompt, which is a row, so many answers."""
-        self._sync()
+    def _begin_next(self) -> None:
+        run, settings = self._run, self._settings
+        if not settings.ahead or run.steps_done + 1 == settings.steps:
+            return
+        step = run.peek()
+        if step is not None:
+            self._sync()
+            self._begun = step
+            if self._background is not None:
+                self._background.begin(step.rows, settings.answers, run.steps_done + 1)
+
+    def _kept(self, step: StepRows) -> ahead.Groups | None:
+        """Of the step that a run goes on with."""
+        may, self._may_go_on = self._may_go_on, False
+        folder, done = self._run.plan.run_folder(), self._run.steps_done
+        if not may:
+            return None
+        return self._of_first(lambda b: ahead.read(folder, done, step, b.drawer.prompts))
+
+    def _prepared(self, step: StepRows, answers: list[list[Answer]]) -> ahead.Groups:
+        """With what they are worth, and what the trainer holds of them."""
+        judged = self._judged(answers)
+        groups = [
+            [Judged.of(one, worth) for one, worth in zip(group, worths, strict=True)]
+            for group, worths in zip(judged, self._appraise(judged), strict=True)
+        ]
+        told = {one.answer.sample.id: one for group in groups for one in group}
+        with clocked(self._seconds, "score"):
+            made = self._rows(step, groups)
+            look_back(self._run, self._settings, self._model, self._reference, made, told)
+        return groups
+
+    def _rows(self, step: StepRows, groups: ahead.Groups) -> StepRows:
+        samples = [one.answer.sample for group in groups for one in group]
+        rows = tuple(packed(samples, self._settings.window, step.rows[0].epoch))
+        return StepRows(rows, learnt(rows))
+
+    def _judged(self, answers: list[list[Answer]]) -> list[list[Answer]]:
+        if self._judge is None:
+            return answers
+        with clocked(self._seconds, "reward"):
+            worth = iter(self._judge([one for group in answers for one in group]))
+        return [
+            [replace(one, rewards={**one.rewards, ROLE: next(worth)}) for one in group] for group in answers
+        ]
+
+    def _of_first(self, call: Callable[[Background], T]) -> T:
+        """What the first worker gets of it, or the PtwError, in all of them."""
         found, fault = None, None
-        if self._run.group.first:
+        if self._background is not None:
             try:
-                found = self._drawn(rows, each)
+                found = call(self._background)
             except PtwError as error:
                 fault = str(error)
         found, fault = self._run.group.shared((found, fault))
         if fault is not None:
             raise PtwError(fault)
-        assert found is not None
-        return found if self._judge is None else self._judged(found, self._judge)
-
-    def _judged(self, found: list[list[Answer]], judge: Judge) -> list[list[Answer]]:
-        with self._clock("reward"):
-            flat = [one for group in found for one in group]
-            worth = iter(judge([(one.row, one.text) for one in flat]))
-        return [
-            [replace(one, rewards={**one.rewards, ROLE: next(worth)}) for one in group] for group in found
-        ]
-
-    def _drawn(self, rows: Sequence[PackedRow], each: int) -> list[list[Answer]]:
-        run, tokenizer = self._run, self._run.tokenizer
-        assert self._engines is not None
-        prompts = [row for row in rows for _ in range(each)]
-        wanted = [asked(prompt, _seed(run, prompt, number)) for number, prompt in enumerate(prompts)]
-        for prompt, want in zip(prompts, wanted, strict=True):
-            self._demand_room(prompt.samples[0], len(want.ids))
-        with self._clock("generate"):
-            drawn = self._engines.generate(wanted)
-        answers = []
-        with self._clock("reward"):
-            for at, (one, want) in enumerate(zip(drawn, wanted, strict=True)):
-                place = prompts[at].samples[0]
-                ended = one.ids[-1] in tokenizer.stop_ids
-                text = tokenizer.decode(one.ids[:-1] if ended else one.ids)
-                row = self._prompts[place]
-                worth = rewards.worth(self._rewards, text, row, place)
-                ids = np.array([*want.ids, *one.ids], np.int32)
-                sample = Sample(f"{place}#{at}", ids, np.arange(len(ids)) >= len(want.ids))
-                answers.append(Answer(sample, place, row, text, one, worth, ended))
-        return [answers[begin : begin + each] for begin in range(0, len(answers), each)]
-
-    def _demand_room(self, place: str, prompt: int) -> None:
-        settings = self._settings
-        if prompt + settings.max_new_tokens > settings.window:
-            raise PtwError(
-                f"{place}: a prompt of {prompt} ids and an answer of max_new_tokens = "
-                f"{settings.max_new_tokens} are more than window = {settings.window}; widen the window, or "
-                "lower max_new_tokens"
-            )
+        return found
 
     def _sync(self) -> None:
         """The engines get the weights as they are now."""
         run = self._run
         if self._loaded == run.steps_done:
             return
-        with self._clock("sync"):
+        with clocked(self._seconds, "sync"):
             state = full_state(run.loaded.module, run.group.first)
-            if run.group.first:
-                assert self._engines is not None
-                folder = run.plan.run_folder() / FOLDER / f"step-{run.steps_done:08d}"
-                folder.parent.mkdir(exist_ok=True)
-                with weights.made(folder) as aside:
-                    weights.write_model(run, aside, state)
-                self._engines.load(folder)
-                _forget_all_but(folder)
+            if self._background is not None:
+                self._background.load(state)
         self._loaded = run.steps_done
 
-    @torch.no_grad()
-    def _look_back(self, step: StepRows) -> None:
-        """What the model and its reference hold of each token before the step; PtwError beyond the gap."""
-        run, settings = self._run, self._settings
-        gap = Gap(settings.most_gap)
-        for batch in batches(step, settings.rows_at_once, run.group):
-            samples = [sample for row in batch.rows for sample in row.samples]
-            counts = [len(self._told[sample].answer.drawn.ids) for sample in samples]
+    def _of_batch(self, batch: Batch) -> list[Judged]:
+        return [self._told[sample] for row in batch.rows for sample in row.samples]
 
-            def parts(values_M: Tensor, counts: list[int] = counts) -> Sequence[Tensor]:
-                return values_M.float().cpu().split(counts)
-
-            before = parts(self._log_probs(self._model, batch, 1.0))
-            heated = before
-            if settings.temperature != 1:
-                heated = parts(self._log_probs(self._model, batch, settings.temperature))
-            reference = heated
-            if self._reference is not None:
-                with adapter.without(self._reference):
-                    reference = parts(self._log_probs(self._reference, batch, settings.temperature))
-            for at, sample in enumerate(samples):
-                told = self._told[sample]
-                told.before, told.heated, told.reference = before[at], heated[at], reference[at]
-            gap.add(samples, before, [self._told[sample].engine for sample in samples])
-        gap.demand_small(run.group)
-
-    def _log_probs(self, model: nn.Module, batch: Batch, temperature: float) -> Tensor:
-        with self._run.computing():
-            hidden_BTD = model(batch.ids_BT, batch.layout)
-            found_BT = model.head().log_probs(hidden_BTD, batch.targets_BT, temperature)  # type: ignore[operator]
-        found_M: Tensor = found_BT[batch.targets_BT != IGNORED]
-        return found_M
+    def _add(self, seconds: dict[str, float]) -> None:
+        for what, some in seconds.items():
+            self._seconds[what] += some
 
     def _shares(self, batch: Batch, kept: Sequence[Judged], gap: Tensor) -> dict[str, Tensor]:
         """Of what is told of the whole step: means over its answers, seconds of the first worker."""
         count = len(self._told)
-        told: dict[str, float] = {
-            "reward": sum(one.answer.reward for one in kept) / count,
-            "length": sum(len(one.answer.drawn.ids) for one in kept) / count,
-            "ended": sum(one.answer.ended for one in kept) / count,
-        }
-        names = [*self._rewards, *([] if self._judge is None else [ROLE])]
-        if len(names) > 1:
-            told |= {
-                f"reward_{name}": sum(one.answer.rewards[name] for one in kept) / count for name in names
-            }
+
+        def mean(of: Callable[[Answer], float]) -> float:
+            return sum(of(one.answer) for one in kept) / count
+
+        def rewarded(name: str) -> Callable[[Answer], float]:
+            return lambda one: one.rewards[name]
+
+        told = {"reward": mean(lambda one: one.reward)}
+        told |= {"length": mean(lambda one: len(one.drawn.ids)), "ended": mean(lambda one: one.ended)}
+        if self._settings.environment is not None:
+            told |= {"turns": mean(lambda one: one.turns), "no_room": mean(lambda one: one.no_room)}
+        if len(self._rewards) > 1:
+            told |= {f"reward_{name}": mean(rewarded(name)) for name in self._rewards}
         speaks = batch.first and self._run.group.first
-        told |= {f"{what}_seconds": seconds * speaks for what, seconds in self._seconds.items()}
+        told |= {f"{what}_seconds": seconds * speaks for what, seconds in self._spent.items()}
+        if self._settings.ahead:
+            told["overlapped"] = self._overlapped * speaks
         return {name: torch.tensor(value) for name, value in told.items()} | {"gap": gap}
-
-    @contextmanager
-    def _clock(self, what: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self._seconds[what] += time.perf_counter() - began
-
-
-def _seed(run: Run, row: PackedRow, number: int) -> int:
-    """Of one answer: of the step, of its prompt, and of its number among the step's answers."""
-    return random.Random(f"{run.settings.seed} {run.steps_done} {row.samples[0]} {number}").getrandbits(62)
-
-
-def _forget_all_but(folder: Path) -> None:
-    for old in folder.parent.iterdir():
-        if old != folder:
-            shutil.rmtree(old, ignore_errors=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ptw.errors import PtwError
 from ptw.train import demand
 from ptw.train.settings import TrainingSettings
 
@@ -15,10 +14,14 @@ class RolloutSettings(TrainingSettings):
     """How answers are drawn and judged. A step takes `rows` prompts; its answers are packed as they fit."""
 
     rewards: list[str] | None = None  # of rewards/: an answer is worth the sum of what they and a judge say
+    reward_seconds: float = 60.0  # a function of rewards/ that takes longer ends the run, and is named
+    environment: str | None = None  # of rewards/: its `turn` says what the model is told after an answer
+    max_turns: int = 4  # answers of a conversation with an environment
     rows: int = 8  # prompts of a step, over all workers
     answers: int = 8  # to each prompt
     engine: Literal["vllm", "ptw"] = "vllm"  # ptw: drawn by the port itself, slowly, where there is no vLLM
-    max_new_tokens: int = 256
+    ahead: Literal[0, 1] = 0  # 1: while a step learns, the answers of the next one are drawn
+    max_new_tokens: int = 256  # of one answer
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0  # 0: all tokens
@@ -31,16 +34,14 @@ class RolloutSettings(TrainingSettings):
 
     def demand_sense(self) -> None:
         super().demand_sense()
-        demand.positive(max_new_tokens=self.max_new_tokens)
+        demand.positive(max_new_tokens=self.max_new_tokens, max_turns=self.max_turns)
         demand.at_least(2, answers=self.answers)
         demand.above_zero(
-            temperature=self.temperature, top_p=self.top_p, rollout_seconds=self.rollout_seconds
+            temperature=self.temperature,
+            top_p=self.top_p,
+            rollout_seconds=self.rollout_seconds,
+            reward_seconds=self.reward_seconds,
         )
         demand.share(top_p=self.top_p, rollout_memory=self.rollout_memory)
         demand.not_negative(top_k=self.top_k)
-        if self.engine == "ptw" and (self.top_p, self.top_k) != (1, 0):
-            key, plain = ("top_p", 1) if self.top_p != 1 else ("top_k", 0)
-            raise PtwError(
-                f"settings: {key} = {getattr(self, key)}: engine = ptw draws from all tokens; set {plain}"
-            )
         demand.at_least(1, most_gap=self.most_gap, most_correction=self.most_correction)

@@ -46,6 +46,7 @@ OF_EVERY_RUN = {
     *("loss", "learning_rate", "gradient_norm", "seconds", "feed_seconds"),
     *("flops", "mfu", "memory_bytes", "reserved_bytes"),
 }
+LEARN = "learn"  # what of a step's time nothing else has
 SECONDS = "_seconds"  # what a recipe's figure ends with that says how long something took
 
 
@@ -57,17 +58,19 @@ def own_figures(line: Mapping[str, Any]) -> dict[str, float]:
 
 def times(steps: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Which part of the time went into what, where a recipe says: learning, and what it has clocked."""
-    clocked = {
-        key.removesuffix(SECONDS): sum(float(line.get(key) or 0) for line in steps)
-        for line in steps[:1]
-        for key in own_figures(line)
-        if key.endswith(SECONDS)
-    }
-    if not clocked:
+    parts = spent(steps)
+    totals = {what: sum(seconds) for what, seconds in [(LEARN, parts.pop(LEARN, [])), *parts.items()]}
+    total = sum(totals.values())
+    return {what: seconds / total for what, seconds in totals.items()} if parts and total else {}
+
+
+def spent(steps: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """The seconds of each step that went into what, in the order of a step: learning is the last."""
+    keys = dict.fromkeys(key for line in steps for key in own_figures(line) if key.endswith(SECONDS))
+    if not keys:
         return {}
-    spent = {"learn": sum(float(line.get("seconds") or 0) for line in steps), **clocked}
-    total = sum(spent.values())
-    return {what: seconds / total for what, seconds in spent.items()} if total else {}
+    clocked = {key.removesuffix(SECONDS): [float(line.get(key) or 0) for line in steps] for key in keys}
+    return {**clocked, LEARN: [float(line.get("seconds") or 0) for line in steps]}
 
 
 def having(steps: Sequence[Mapping[str, Any]], *keys: str) -> list[Mapping[str, Any]]:

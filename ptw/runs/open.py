@@ -1,6 +1,7 @@
 """How is a run's model, or a model of workspace.toml, opened for use?"""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Opened:
     chats: bool | None = None
     vectors: bool = False
     pooling: str | None = None  # of a model that gives vectors: mean or last
+    plan: Mapping[str, Any] | None = None  # of a run: all that it was made from
 
 
 def open_named(workspace: Workspace, name: str) -> Opened:
@@ -97,6 +99,7 @@ def open_run_folder(workspace: Workspace, record: RunRecord, folder: Path, name:
         vectors=(folder / SENTENCE_MODULES).is_file(),
         pooling=_pooling(folder),
         chats=not _formats(record.plan["datasets"][record.plan["dataset"]]).isdisjoint(CHATS),
+        plan=record.plan,
     )
 
 

@@ -1,15 +1,16 @@
 """What does a page tell of a run, to whoever reads it later and elsewhere?"""
 
 import json
+import math
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ptw.pages.chart import Chart, Line, drawn
+from ptw.pages.chart import Chart, Line, drawn, stacked
 from ptw.pages.page import rendered
 from ptw.runs import lines
 from ptw.runs.curves import Measured, short
-from ptw.runs.figures import Figures, times
+from ptw.runs.figures import Figures, spent, times
 from ptw.runs.record import EVENTS, RunRecord, flat, made_of, now
 from ptw.runs.report import commit_text
 
@@ -39,7 +40,7 @@ def as_html(record: RunRecord) -> str:
         commit=commit_text(record),
         written=now(),
         tiles=_tiles(measured),
-        charts=_charts(measured),
+        charts=[*_timeline(measured), *_charts(measured)],
         held_out=_held_out_charts(measured),
         table=_held_out_table(measured),
         settings=[(key, shown(value), key in record.overrides) for key, value in record.settings.items()],
@@ -78,6 +79,23 @@ def _tiles(measured: Measured) -> list[tuple[str, str]]:
         *Figures.of(measured.steps).texts().items(),
         *((f"time to {what}", f"{part:.0%}") for what, part in times(measured.steps).items()),
     ]
+
+
+def _timeline(measured: Measured) -> list[Chart]:
+    """What took how long in each step, where a recipe says: one bar on top of the other."""
+    parts = spent(measured.steps)
+    wholes = [math.fsum(seconds) for seconds in zip(*parts.values(), strict=True)]
+    bars = [
+        Line(what, [(line["step"], some) for line, some in zip(measured.steps, seconds, strict=True)], at)
+        for at, (what, seconds) in enumerate(parts.items())
+    ]
+    note = f"longest {seconds_text(max(wholes))}, last {seconds_text(wholes[-1])}" if wholes else ""
+    chart = stacked("time of a step", bars, seconds_text, note=note, marks=measured.resumed)
+    return [] if chart is None else [chart]
+
+
+def seconds_text(value: float) -> str:
+    return f"{short(value)} s"
 
 
 def _charts(measured: Measured) -> list[Chart]:

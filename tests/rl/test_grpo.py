@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from ptw.errors import PtwError
-from ptw.rl import engines, port_engine, rollouts
+from ptw.rl import background, engines, port_engine, rollouts
 from ptw.rl.answers import Worth
 from ptw.runs import record
 from ptw.train.group import Group
 from ptw.train.run import Run
 from ptw.workspace import rooms
+from tests.rl.conftest import with_rewards
 from tests.train.conftest import (
     curve_of,
     declare,
-    make_workspace,
     measured_of,
     planned,
     steps_of,
@@ -26,33 +26,6 @@ from tests.train.conftest import (
 )
 
 ALONE = Group(0, 1, torch.device("cpu"))
-TOML = """
-[models.taught]
-hf = "{taught}"
-[datasets.asked]
-source = "data/asked.jsonl"
-format = "prompt"
-[recipes.rl]
-recipe = "grpo"
-model = "taught"
-tokenizer = "words"
-dataset = "asked"
-eval_dataset = "asked"
-[recipes.rl.settings]
-engine = "ptw"
-rewards = ["digits"]
-steps = 6
-rows = 4
-answers = 6
-rows_at_once = 3
-window = 64
-max_new_tokens = 8
-learning_rate = 1e-2
-schedule = "constant"
-checkpoint_every = 2
-eval_every = 100
-record_samples = true
-"""
 PREFER = """
 [datasets.pairs]
 source = "data/pairs.jsonl"
@@ -83,34 +56,7 @@ max_new_tokens = 8
 learning_rate = 1e-2
 schedule = "constant"
 """
-DIGITS = '''
-def reward(answer, row):
-    """How much of an answer is digits; the row is as the file has it."""
-    assert row["level"] == "easy"
-    return sum(letter.isdigit() for letter in answer) / max(1, len(answer))
-'''
-SAME = "def reward(answer, row):\n    return 0.3\n"
 grpo = rooms.load(rooms.stock("recipes") / "grpo.py")
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = make_workspace(tmp_path_factory.mktemp("taught") / "ws")
-    return trained(planned(root, "chat", steps=12)).folder / record.MODEL
-
-
-@pytest.fixture
-def root(tmp_path: Path, taught: Path) -> Path:
-    return with_rewards(tmp_path / "ws", taught)
-
-
-def with_rewards(root: Path, taught: Path) -> Path:
-    asked = [{"prompt": f"What is {n} and one?", "level": "easy"} for n in range(10)]
-    declare(make_workspace(root), TOML.format(taught=taught), asked=asked)
-    (root / "rewards").mkdir()
-    (root / "rewards" / "digits.py").write_text(DIGITS)
-    (root / "rewards" / "same.py").write_text(SAME)
-    return root
 
 
 def of(**values: Any) -> Any:
@@ -183,7 +129,7 @@ def test_a_reward_rises(root: Path, overrides: dict[str, Any]) -> None:
     if "kl" in overrides:
         assert steps[0]["kl"] == pytest.approx(0, abs=1e-7)
         assert steps[-1]["kl"] > 0
-    assert not (found.folder / rollouts.FOLDER).exists()
+    assert not (found.folder / background.FOLDER).exists()
 
 
 def test_an_adapter_learns_too(root: Path) -> None:
@@ -207,13 +153,12 @@ def test_a_stopped_run_goes_on_with_the_same_prompts_and_answers(root: Path, tau
 def test_what_is_learnt_are_the_ids_that_were_drawn_with_their_stop(root: Path) -> None:
     plan = planned(root, "rl", max_new_tokens=24)
     run = Run(plan, grpo.Settings(**plan.settings), ALONE, lambda: False)
-    model = run.model()
-    run.optimizer()
+    model, optimizer = run.model(), run.optimizer()
 
     def nothing(answers: Any) -> Any:
         return [[Worth.of_whole(one, 0.0) for one in group] for group in answers]
 
-    with rollouts.rolling_out(run, model, nothing, False) as rolled:
+    with rollouts.rolling_out(run, model, optimizer, nothing, False) as rolled:
         batch = next(run.batches(rolled.of_step))
         drawn = [rolled._told[sample].answer for row in batch.rows for sample in row.samples]
         learnt = batch.targets_BT[batch.targets_BT >= 0].tolist()
@@ -290,14 +235,13 @@ def test_a_prompt_that_comes_twice_in_a_step_is_answered_twice(root: Path) -> No
         ALONE,
         lambda: False,
     )
-    model = run.model()
-    run.optimizer()
+    model, optimizer = run.model(), run.optimizer()
 
     def nothing(answers: Any) -> Any:
         assert len(answers) == 14
         return [[Worth.of_whole(one, 0.0) for one in group] for group in answers]
 
-    with rollouts.rolling_out(run, model, nothing, False) as rolled:
+    with rollouts.rolling_out(run, model, optimizer, nothing, False) as rolled:
         batch = next(run.batches(rolled.of_step))
         samples = [sample for row in batch.step.rows for sample in row.samples]
         assert len(samples) == len(set(samples)) == 14 * 6
@@ -334,7 +278,7 @@ def test_what_cannot_be_is_refused(root: Path) -> None:
         {"temperature": 0},
         {"clip_low": 1},
         {"most_gap": 0.9},
-        {"top_p": 0.9},
+        {"top_p": 1.5},
         {"kl": -1},
     )
     for overrides in wrong:

@@ -12,9 +12,12 @@ from ptw.data.sample import Sample
 from ptw.errors import PtwError
 from ptw.rl.answers import Answer, Worth, per_action
 from ptw.rl.engine import Drawn
-from ptw.rl.ranks import catalogue_of, plain, ranked, relevance_of, returns
+from ptw.rl.ranks import Relevances, catalogue_of, ranked, returns
+from ptw.rl.titles import plain
 from ptw.runs import record
-from ptw.tokens.tokenizer import Tokenizer, open_tokenizer
+from ptw.tokens.declared import open_tokenizer
+from ptw.tokens.tokenizer import Tokenizer
+from ptw.train import launch
 from ptw.workspace import rooms
 from ptw.workspace.manifest import read
 from tests.train.conftest import declare, make_workspace, measured_of, planned, steps_of, trained
@@ -109,15 +112,16 @@ def test_each_token_is_of_the_title_of_its_line(tokenizer: Tokenizer, ended: boo
 
 
 def test_returns_by_hand_and_no_earlier_item_changes_a_later_one() -> None:
-    relevance = relevance_of(rooms.stock("rewards").parent, ["hits"])
-    found = returns(["up", "heat", "jaws"], ROW, relevance, None, 0.0)
-    assert found == pytest.approx([1 / log2(3) + 1 / 2, 1 / log2(3) + 1 / 2, 1 / 2])
-    for first in ("heat", "jaws", "big", ""):
-        assert returns([first, "heat", "jaws"], ROW, relevance, None, 0.0)[1:] == found[1:]
-    assert returns(["heat", "heat"], ROW, relevance, None, 0.0) == pytest.approx([1 / log2(3)] * 2)
-    catalogue = {"heat", "up"}
-    with_penalty = returns(["heat", "jaws", "nosuch"], ROW, relevance, catalogue, -0.5)
-    assert with_penalty == pytest.approx([1.0 - 1.0, -1.0, -0.5])
+    with Relevances(rooms.stock("rewards").parent, ["hits"], 60) as relevances:
+        relevance = relevances.of(ROW, "data/asked.jsonl:1")
+        found = returns(["up", "heat", "jaws"], relevance, None, 0.0)
+        assert found == pytest.approx([1 / log2(3) + 1 / 2, 1 / log2(3) + 1 / 2, 1 / 2])
+        for first in ("heat", "jaws", "big", ""):
+            assert returns([first, "heat", "jaws"], relevance, None, 0.0)[1:] == found[1:]
+        assert returns(["heat", "heat"], relevance, None, 0.0) == pytest.approx([1 / log2(3)] * 2)
+        catalogue = {"heat", "up"}
+        with_penalty = returns(["heat", "jaws", "nosuch"], relevance, catalogue, -0.5)
+        assert with_penalty == pytest.approx([1.0 - 1.0, -1.0, -0.5])
 
 
 def test_ranks_are_compared_with_the_same_rank_of_lists_that_have_it() -> None:
@@ -157,4 +161,24 @@ def test_what_it_lacks_is_said(taught: Path) -> None:
         trained(planned(taught, "rank", catalogue="data/none.txt"))
     with pytest.raises(PtwError, match=r"number\.py: has no `def relevance"):
         trained(planned(taught, "rank", rewards="number"))
+    with pytest.raises(PtwError, match=r"there is no rewards/luck\.py; there are hits, json_keys"):
+        trained(planned(taught, "rank", rewards="luck"))
     assert catalogue_of(taught, "data/titles.txt") == {plain(title) for title in TITLES}
+
+
+def test_a_run_goes_on_with_the_same_catalogue_only(taught: Path) -> None:
+    run, titles = launch.begun(read(taught), "rank", {}, resume=False), taught / "data" / "titles.txt"
+    assert f"catalogue data/{titles.name}" in run.digests
+    assert "reward hits" in run.digests
+    record.change(run.folder, state="stopped")
+    assert launch.begun(read(taught), "rank", {}, resume=True).folder == run.folder
+    before = titles.read_text()
+    titles.write_text(before + "\nSolaris")
+    with pytest.raises(PtwError, match=r"the content of catalogue data/titles\.txt"):
+        launch.begun(read(taught), "rank", {}, resume=True)
+    titles.write_text(before)
+
+
+def test_a_list_has_no_turns(taught: Path) -> None:
+    with pytest.raises(PtwError, match="settings: environment = hits: a list is one answer"):
+        trained(planned(taught, "rank", environment="hits"))

@@ -1,11 +1,14 @@
 """The rewards that ptw brings say what their first line says."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ptw.errors import PtwError
-from ptw.rl.rewards import open_rewards, worth
+from ptw.rl.caller import Caller
+from ptw.rl.rewards import Rewards
 from ptw.workspace import rooms
 
 CASES: list[tuple[str, dict[str, Any], str, float]] = [
@@ -23,13 +26,70 @@ CASES: list[tuple[str, dict[str, Any], str, float]] = [
 ]
 
 
+STOCK = rooms.stock("rewards").parent
+PLACE = "data/asked.jsonl:7"
+
+
+@pytest.fixture(scope="module")
+def caller() -> Iterator[Caller]:
+    one = Caller(20)
+    yield one
+    one.close()
+
+
 @pytest.mark.parametrize(("name", "row", "answer", "wanted"), CASES)
-def test_a_stock_reward(name: str, row: dict[str, Any], answer: str, wanted: float) -> None:
-    found = open_rewards(rooms.stock("rewards").parent, [name])
-    assert worth(found, answer, row, "data/asked.jsonl:1") == {name: wanted}
+def test_a_stock_reward(caller: Caller, name: str, row: dict[str, Any], answer: str, wanted: float) -> None:
+    assert Rewards(STOCK, [name], caller)(answer, row, [], PLACE) == {name: wanted}
 
 
-def test_a_row_that_lacks_what_a_reward_needs_is_named() -> None:
-    found = open_rewards(rooms.stock("rewards").parent, ["pattern"])
+def test_a_row_that_lacks_what_a_reward_needs_is_named(caller: Caller) -> None:
     with pytest.raises(PtwError, match=r"rewards/pattern\.py: data/asked\.jsonl:7: KeyError: 'pattern'"):
-        worth(found, "an answer", {}, "data/asked.jsonl:7")
+        Rewards(STOCK, ["pattern"], caller)("an answer", {}, [], PLACE)
+
+
+def written(root: Path, text: str) -> Path:
+    (root / "rewards").mkdir()
+    (root / "rewards" / "own.py").write_text(text)
+    return root
+
+
+def test_a_reward_may_see_the_whole_conversation(tmp_path: Path, caller: Caller) -> None:
+    root = written(tmp_path, "def reward(answer, row, messages):\n    return len(messages) + row['more']\n")
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
+    assert Rewards(root, ["own"], caller)("Yes?", {"more": 0.5}, messages, PLACE) == {"own": 2.5}
+
+
+HUNG = """import re
+import time
+def reward(answer, row):
+    print("what a reward prints is no answer")
+    if answer == "sleeps":
+        time.sleep(60)
+    elif answer == "holds all":
+        re.match(r"(a+)+$", "a" * 40 + "b")
+    elif answer == "dies":
+        import os
+        os._exit(3)
+    return 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("sleeps", r"reward took longer than reward_seconds = 1 \(it was in line 6\)"),
+        ("holds all", r"reward took longer than reward_seconds = 1 \(it was in line 8\)"),
+        ("dies", r"reward ended its process \(exit 3\)"),
+    ],
+)
+def test_a_reward_that_hangs_or_dies_is_named(tmp_path: Path, answer: str, said: str) -> None:
+    """Also one that lets no other thread run, as a regular expression does."""
+    caller = Caller(1)
+    rewards = Rewards(written(tmp_path, HUNG), ["own"], caller)
+    assert rewards("fine", {}, [], PLACE) == {"own": 1.0}
+    with pytest.raises(PtwError, match=rf"rewards/own\.py: data/asked\.jsonl:7: {said}.*'{answer}'"):
+        rewards(answer, {}, [], PLACE)
+    assert rewards("fine", {}, [], PLACE) == {"own": 1.0}, "another process goes on"
+    caller.close()
+    with pytest.raises(PtwError, match="the run has ended"):
+        rewards("fine", {}, [], PLACE)

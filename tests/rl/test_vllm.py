@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from ptw.nn.layout import Layout
+from ptw.nn.nucleus import drawable, log_probs_among
 from ptw.ports.load import load
 from ptw.rl.engine import Asked, Drawn, Sampling, Vllm
 from ptw.runs import lines, record
 from ptw.train import launch
 from ptw.workspace.manifest import read
-from tests.rl.test_grpo import DIGITS
+from tests.rl.conftest import with_rewards
 from tests.train.conftest import declare, make_workspace, measured_of, planned, steps_of, trained
 
 pytestmark = [pytest.mark.rl, pytest.mark.filterwarnings("ignore")]  # vLLM's own
@@ -39,30 +40,8 @@ tokenizer = "words"
 dataset = "chats"
 settings = { steps = 12, window = 128, rows = 2, learning_rate = 1e-2 }
 """  # vLLM's attention on a CPU wants heads of 32
-RL = """
-[models.taught]
-hf = "{taught}"
-[datasets.asked]
-source = "data/asked.jsonl"
-format = "prompt"
-[recipes.rl]
-recipe = "grpo"
-model = "taught"
-tokenizer = "words"
-dataset = "asked"
-eval_dataset = "asked"
-[recipes.rl.settings]
-rewards = ["digits"]
-steps = 8
-rows = 4
-answers = 6
-window = 64
-max_new_tokens = 8
-learning_rate = 1e-2
-schedule = "constant"
-checkpoint_every = 2
-eval_every = 100
-"""
+ON_VLLM = {"engine": "vllm", "rows_at_once": "8", "steps": "8"}
+AHEAD = {**ON_VLLM, "ahead": "1", "top_p": "0.95", "temperature": "0.9"}
 SAMPLING = Sampling(1.0, 1.0, 0, 12, (2,))
 
 
@@ -74,11 +53,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path, taught: Path) -> Path:
-    asked = [{"prompt": f"What is {n} and one?", "level": "easy"} for n in range(10)]
-    root = declare(make_workspace(tmp_path / "ws"), RL.format(taught=taught), asked=asked)
-    (root / "rewards").mkdir()
-    (root / "rewards" / "digits.py").write_text(DIGITS)
-    return root
+    return with_rewards(tmp_path / "ws", taught)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +100,22 @@ def test_it_says_what_the_port_says_also_with_other_weights(
     assert [one.ids for one in engine.generate(asked)] == [one.ids for one in drawn]
 
 
+def test_what_top_p_and_top_k_leave_is_what_its_probabilities_are_of(taught: Path) -> None:
+    narrow = Sampling(0.8, 0.8, 20, 12, (2,))
+    drawn = Vllm(taught, 64, narrow, "float32", 0.3).generate([Asked((1, 5, 9, 20 + n), n) for n in range(8)])
+    model = load(taught, None, dtype=torch.float32).module
+    for n, answer in enumerate(drawn):
+        ids_BT = torch.tensor([[1, 5, 9, 20 + n, *answer.ids]])
+        with torch.no_grad():
+            hidden_BTD = model(ids_BT, Layout.of_documents([[ids_BT.shape[1]]]))
+        head, hidden_MD, targets_M = model.head(), hidden_BTD[0, 3:-1], torch.tensor(answer.ids)
+        among = drawable(head, hidden_MD, targets_M, 0.8, 0.8, 20)
+        assert among is not None
+        assert among.counts_M.max() <= 20
+        own_M = log_probs_among(head, hidden_MD, targets_M, 0.8, among)
+        torch.testing.assert_close(own_M.detach(), torch.tensor(answer.log_probs), rtol=0, atol=1e-4)
+
+
 @pytest.fixture
 def ray() -> Iterator[None]:
     import ray
@@ -144,7 +135,7 @@ def test_a_run_learns_and_a_killed_engine_is_replaced(ray: None, root: Path) -> 
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    folder = launch.train(read(root), "rl", {}, resume=False)
+    folder = launch.train(read(root), "rl", ON_VLLM, resume=False)
     killer.join()
     before, after = measured_of(folder)
     steps = steps_of(folder)
@@ -153,10 +144,18 @@ def test_a_run_learns_and_a_killed_engine_is_replaced(ray: None, root: Path) -> 
     assert max(step["gap"] for step in steps) < 1.001
     events = [event["text"] for event in lines.read(folder / record.EVENTS)[0]]
     assert sum("engine 0 is lost, and replaced" in text for text in events) == 1
-    undisturbed = launch.train(read(root), "rl", {}, resume=False)
+    undisturbed = launch.train(read(root), "rl", ON_VLLM, resume=False)
     for key in ("reward", "digest"):
         assert [step[key] for step in steps_of(undisturbed)] == [step[key] for step in steps]
     assert [s["loss"] for s in steps_of(undisturbed)] == pytest.approx([s["loss"] for s in steps], abs=1e-6)
+
+
+def test_it_draws_ahead_of_a_step_that_learns(ray: None, root: Path) -> None:
+    steps = steps_of(launch.train(read(root), "rl", AHEAD, resume=False))
+    assert [step["step"] for step in steps] == list(range(1, 9))
+    assert max(step["gap"] for step in steps) < 1.001
+    assert max(step["reward"] for step in steps[4:]) > steps[0]["reward"] + 0.1
+    assert all(step["overlapped"] > 0 for step in steps[1:])
 
 
 def engines() -> list[int]:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from ptw.cli import cli
 from ptw.errors import PtwError
-from ptw.pages.chart import MOST_POINTS, Line, drawn
+from ptw.pages.chart import MOST_BARS, MOST_POINTS, Line, drawn, stacked
 from ptw.runs import compare, lines, page, record
 from ptw.runs.curves import TRAINED, Measured
 
@@ -43,6 +43,7 @@ STEP = {
     "memory_bytes": 2_000_000_000,
 }
 VOID = {"meta"}
+PARTS = (("draw", 1.0), ("learn", 2.0))
 
 
 def made(root: Path, steps: int = 300, held_out: str = "held_out_loss", **changes: Any) -> record.RunRecord:
@@ -114,6 +115,53 @@ def test_a_page_of_a_run_without_a_step_says_so(tmp_path: Path) -> None:
     html = page.as_html(found)
     assert_fetches_nothing(html)
     assert "No step was made yet" in html
+
+
+def test_the_time_of_a_step_is_drawn_by_what_took_it(tmp_path: Path) -> None:
+    found = made(tmp_path, steps=0)
+    for step in range(1, 4):
+        clocked = {"sync_seconds": 0.5, "generate_seconds": 2.0 * step}
+        lines.append(found.folder / record.METRICS, {**STEP, "step": step, "loss": 1.0, **clocked})
+    html = page.as_html(found)
+    assert_fetches_nothing(html)
+    seen = tags(html).seen
+    (area,) = (
+        a
+        for _, a in seen
+        if str(a.get("aria-label")).startswith("time of a step by step: longest 7 s, last 7 s")
+    )
+    parts = json.loads(area["data-points"] or "")
+    assert [(part["name"], part["series"]) for part in parts] == [("sync", 0), ("generate", 1), ("learn", 2)]
+    assert parts[1]["text"] == ["2 s", "4 s", "6 s"]
+    bars = [a["d"] or "" for tag, a in seen if str(a.get("class")).startswith("bar")]
+    sync, generate, learn = ([box.split() for box in bar.split(" M")] for bar in bars)
+    assert [len(part) for part in (sync, generate, learn)] == [3, 3, 3]
+
+    def level(box: list[str], at: int) -> float:
+        return float(box[0].split(",")[1] if at == 0 else box[2].removeprefix("V"))
+
+    for below, above in ((sync, generate), (generate, learn)):
+        assert [level(box, 1) for box in below] == [level(box, 0) for box in above], "on top of each other"
+    heights = [level(box, 0) - level(box, 1) for box in generate]
+    assert heights[2] == pytest.approx(3 * heights[0], rel=0.01)
+
+
+def test_many_bars_become_few() -> None:
+    steps = [float(step) for step in range(1, 1001)]
+    parts = [Line(name, [(step, value) for step in steps], at) for at, (name, value) in enumerate(PARTS)]
+    chart = stacked("time", parts, str)
+    assert chart is not None
+    assert len(chart.points[0]["x"]) <= MOST_BARS
+    assert set(chart.points[1]["text"]) == {"2.0"}
+    assert stacked("time", [Line("a", [])], str) is None
+    far = stacked("time", [Line("a", [(1.0, 500.0), (2.0, 1.0), (3.0, 1.0)])], str)
+    assert far is not None
+    first, second, _ = far.bars[0][1].split(" M")
+    assert "V0.00" in first, "cut off at the top"
+    assert 70 < float(second.split("V")[1].split()[0]) < 80, "and the others are seen"
+    alone = stacked("time", [Line("a", [(1.0, 0.0)])], str)
+    assert alone is not None
+    assert "nan" not in alone.bars[0][1]
 
 
 def test_values_that_one_hovers_over_are_those_of_the_metrics(tmp_path: Path) -> None:
