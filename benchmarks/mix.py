@@ -70,7 +70,7 @@ def main() -> None:
 def packed(root: Path, window: int) -> list[Figure]:
     """How full the rows of one epoch are, and how far the parts are from their shares."""
     from ptw.data.stream import Stream
-    from ptw.tokens.tokenizer import open_tokenizer
+    from ptw.tokens.declared import open_tokenizer
     from ptw.workspace.manifest import read
 
     declared = read(root)

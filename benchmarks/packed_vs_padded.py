@@ -63,7 +63,7 @@ def about() -> str:
 def documents_of(root: Path) -> list[Document]:
     """The first samples of the shuffled mix, each alone: ids, and the token that follows each."""
     from ptw.data.stream import Stream
-    from ptw.tokens.tokenizer import open_tokenizer
+    from ptw.tokens.declared import open_tokenizer
     from ptw.workspace.manifest import read
 
     declared = read(root)

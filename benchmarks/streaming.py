@@ -138,7 +138,7 @@ def stream(root: Path, source: str) -> dict[str, Any]:
 def read_here(source: str) -> dict[str, Any]:
     began = time.perf_counter()
     from ptw.data.stream import Stream
-    from ptw.tokens.tokenizer import open_tokenizer
+    from ptw.tokens.declared import open_tokenizer
     from ptw.workspace.manifest import DatasetEntry, read
 
     root = Path.cwd()

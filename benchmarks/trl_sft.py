@@ -112,7 +112,7 @@ def write_ids(root: Path, file: Path) -> int:
     """What ptw trains on, for TRL: ids and their labels, a document a line; how many ids."""
     from ptw.data.pack import IGNORED
     from ptw.data.stream import Stream
-    from ptw.tokens.tokenizer import open_tokenizer
+    from ptw.tokens.declared import open_tokenizer
     from ptw.workspace.manifest import read
 
     declared = read(root)
