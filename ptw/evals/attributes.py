@@ -15,7 +15,6 @@ from ptw.tokens.items import item_id
 from ptw.workspace.problem import hint_of
 
 LONGEST = 100  # characters of a value; what is longer is a text
-MOST_VALUES = 500  # of an attribute that nobody asked for
 NONE = "none"
 
 
@@ -81,7 +80,7 @@ def is_shared(values: Sequence[tuple[str, ...]]) -> bool:
     """Whether most items have it, and few values tell many items apart."""
     having = [one for one in values if one]
     different = len({text for one in having for text in one})
-    return 2 * len(having) > len(values) and 1 < different <= min(MOST_VALUES, len(having) / 2)
+    return 2 * len(having) > len(values) and 1 < different <= len(having) / 2
 
 
 def _attribute(name: str, values: Sequence[tuple[str, ...]]) -> Attribute:
