@@ -53,12 +53,12 @@ eval_dataset = "asked"
 engine = "ptw"
 rewards = ["hits"]
 catalogue = "data/titles.txt"
-steps = 12
+steps = 16
 rows = 4
-answers = 8
+answers = 16
 window = 96
 max_new_tokens = 24
-learning_rate = 5e-3
+learning_rate = 2e-3
 schedule = "constant"
 eval_every = 100
 """
