@@ -1,36 +1,37 @@
-"""Which items does a model recommend after a history, or in answer to a prompt, of those that are allowed?"""
+"""Which items come next for somebody: after a history or a prompt, under the filters of a request?"""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from ptw.data.render import events_of
+from ptw.data.sources import rows
 from ptw.errors import PtwError
 from ptw.evals.answer import prompt_ids
 from ptw.evals.attributes import Items
 from ptw.evals.cases import Catalogue, catalogue_of
 from ptw.evals.evaluate import device_of, tokenizer_of, window_of
+from ptw.evals.filters import Filters, filtered
 from ptw.evals.generated import BEAMS, Generator
 from ptw.evals.recommend import items_of
 from ptw.nn.layout import Layout
 from ptw.runs.open import Opened, demand_words
 from ptw.tokens.tokenizer import Tokenizer
 from ptw.workspace.manifest import Workspace
-from ptw.workspace.problem import hint_of
+
+NAMED_BY = ("title", "name")  # keys of an item that people know it by
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. An item has to have one of the values of each key of `where`, none of `without`."""
+    """What is asked for. `member` is the `id` of a row of the events that the run learnt from."""
 
     history: tuple[str, ...] = ()
+    member: str | None = None  # in place of a history
     prompt: str | None = None  # in place of a history, of a model of words
-    where: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    again: bool = False  # whether what is in the history may be recommended
+    filters: Filters = field(default_factory=Filters)
     top: int = 10
 
 
@@ -38,43 +39,76 @@ class Request:
 class Recommendation:
     item: str
     log_probability: float  # among the items that were allowed
+    title: str | None = None  # what people call it, where the file of items says so
 
 
-def next_items(workspace: Workspace, opened: Opened, request: Request) -> list[Recommendation]:
-    """The best first. PtwError for an item, key or value that there is not, and where nothing is allowed."""
+@dataclass(frozen=True)
+class KeptOut:
+    """What would stand among the first without filters: at which place, and what each filter says."""
+
+    item: str
+    place: int  # from 1
+    reasons: tuple[str, ...]
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    recommended: tuple[Recommendation, ...]  # the best first
+    kept_out: tuple[KeptOut, ...] = ()
+
+
+def next_items(workspace: Workspace, opened: Opened, request: Request, why: bool = False) -> Found:
+    """With `why` the model is asked a second time, without filters, for what these took away.
+
+    PtwError for an item, member, key or value that there is not, and where nothing is allowed.
+    """
     demand_words(opened)
+    if request.member is not None:
+        request = replace(request, history=history_of(workspace, opened, request.member))
     tokenizer = tokenizer_of(opened)
     catalogue = catalogue_of(tokenizer)
-    allowed_I = allowed(catalogue, items_of(workspace, opened, catalogue), request)
+    items = items_of(workspace, opened, catalogue)
+    kept = filtered(catalogue, items, request.filters, request.history)
     ids = _ids(opened, tokenizer, request)
-    if not tokenizer.vocabularies:
-        return _scored(opened, tokenizer, catalogue, ids, allowed_I, request.top)
-    generator = Generator(opened.loaded.module, tokenizer, max(BEAMS, 2 * request.top))
-    rows_BW, scores_BW = generator.likeliest([ids], allowed_I[None])
-    found = zip(rows_BW[0].tolist(), scores_BW[0].tolist(), strict=True)
-    return [Recommendation(catalogue.names[row], score) for row, score in found if row >= 0][: request.top]
+    likeliest = _generated if tokenizer.vocabularies else _scored
+    found = tuple(
+        Recommendation(catalogue.names[number], score, title(items, number))
+        for number, score in likeliest(opened, tokenizer, catalogue, ids, kept.allowed_I, request.top)
+    )
+    if not why:
+        return Found(found)
+    freely = likeliest(opened, tokenizer, catalogue, ids, torch.ones_like(kept.allowed_I), request.top)
+    kept_out = (
+        KeptOut(catalogue.names[number], place, kept.out[number], title(items, number))
+        for place, (number, _) in enumerate(freely, 1)
+        if number in kept.out
+    )
+    return Found(found, tuple(kept_out))
 
 
-def allowed(catalogue: Catalogue, items: Items | None, request: Request) -> Tensor:
-    """(I,) which items may be recommended, by their numbers."""
-    allowed_I = torch.ones(len(catalogue.names), dtype=torch.bool)
-    for wanted, keys in ((True, request.where), (False, request.without)):
-        for key, values in keys.items():
-            if items is None:
-                raise PtwError(f"{key}: no file of items is known for this model, so nothing has attributes")
-            own = items.of(key)
-            known = {text for texts in own for text in texts}
-            for value in values:
-                if value not in known:
-                    raise PtwError(
-                        f"{key} = {value}: no item has it; {hint_of(value, sorted(known), 'values')}"
-                    )
-            allowed_I &= torch.tensor([bool(set(values) & set(texts)) == wanted for texts in own])
-    if not request.again:
-        allowed_I[[number for item in request.history if (number := catalogue.get(item)) is not None]] = False
-    if not allowed_I.any():
-        raise PtwError("no item is left to recommend: the filters exclude each other, or everything")
-    return allowed_I
+def title(items: Items | None, number: int) -> str | None:
+    for key in NAMED_BY if items is not None else ():
+        if items is not None and (values := items.values.get(key)) and values[number]:
+            return values[number][0]
+    return None
+
+
+def history_of(workspace: Workspace, opened: Opened, member: str) -> tuple[str, ...]:
+    """All items of the row with this `id`, those that were left out of training too."""
+    entry = workspace.datasets.get(opened.dataset or "")
+    events = [share.dataset for share in entry.parts if share.dataset.format == "event"] if entry else []
+    if not events:
+        raise PtwError(
+            f"member {member!r}: {opened.name} did not learn from a dataset of events that workspace.toml "
+            "has, so it knows no members; give the items"
+        )
+    for dataset in events:
+        for row in rows(workspace.root, dataset.source):
+            if str(row.value.get("id")) == member:
+                return tuple(events_of(row))
+    names = " or ".join(dataset.name for dataset in events)
+    raise PtwError(f"member {member!r}: no row of dataset {names} has this `id`")
 
 
 def _ids(opened: Opened, tokenizer: Tokenizer, request: Request) -> list[int]:
@@ -89,15 +123,34 @@ def _ids(opened: Opened, tokenizer: Tokenizer, request: Request) -> list[int]:
     return [*bos, *tokenizer.item_ids(request.history[-newest:])]
 
 
+def _generated(
+    opened: Opened,
+    tokenizer: Tokenizer,
+    catalogue: Catalogue,
+    ids: Sequence[int],
+    allowed_I: Tensor,
+    top: int,
+) -> Iterator[tuple[int, float]]:
+    """Over semantic IDs, whose catalogue is in the order of their rows: numbers and log-probabilities."""
+    generator = Generator(opened.loaded.module, tokenizer, max(BEAMS, 2 * top))
+    rows_BW, scores_BW = generator.likeliest([ids], allowed_I[None])
+    found = zip(rows_BW[0].tolist()[:top], scores_BW[0].tolist(), strict=False)
+    return ((row, score) for row, score in found if row >= 0)
+
+
 @torch.no_grad()
 def _scored(
-    opened: Opened, tokenizer: Tokenizer, catalogue: Catalogue, ids: list[int], allowed_I: Tensor, top: int
-) -> list[Recommendation]:
+    opened: Opened,
+    tokenizer: Tokenizer,
+    catalogue: Catalogue,
+    ids: Sequence[int],
+    allowed_I: Tensor,
+    top: int,
+) -> Iterator[tuple[int, float]]:
     """Of a model with a token for each item: the softmax over those that are allowed."""
     module, device = opened.loaded.module, device_of(opened)
     hidden_BTD = module(torch.tensor([ids], device=device), Layout.of_documents([[len(ids)]], device=device))
     logits_V = module.head().logits(hidden_BTD[0, -1]).float().cpu()  # type: ignore[operator]
     logits_I = logits_V[tokenizer.item_ids(catalogue.names)].masked_fill(~allowed_I, -torch.inf)
     best = logits_I.log_softmax(-1).topk(min(top, int(allowed_I.sum())))
-    found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [Recommendation(catalogue.names[number], score) for number, score in found]
+    return zip(best.indices.tolist(), best.values.tolist(), strict=True)

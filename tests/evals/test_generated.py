@@ -1,6 +1,7 @@
 """Runs over semantic IDs: beams give items of the catalogue alone, as filters and what was seen allow."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ptw.cli import cli
 from ptw.data.sample import Sample
 from ptw.errors import PtwError
 from ptw.evals.cases import Case, Catalogue, cases, catalogue_of
+from ptw.evals.filters import Filters
 from ptw.evals.generated import Generator
 from ptw.evals.next_items import Request, next_items
 from ptw.evals.ranker import model_ranked
@@ -22,6 +24,7 @@ from ptw.runs.open import Opened, open_named
 from ptw.workspace.manifest import read
 from tests.train.conftest import declare, make_workspace, measured_of, planned, trained, with_codes
 
+COLOUR = {f"item{n}": ["red", "blue", "green"][n % 3] for n in range(30)}
 CODES = """
 [semantic_ids.titles]
 items = "data/titles.jsonl"
@@ -48,8 +51,9 @@ keep_best = true
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model over the codes of 30 items, of which every third is red."""
-    titles = [{"id": f"item{n}", "colour": ["red", "blue", "green"][n % 3]} for n in range(30)]
-    root = declare(make_workspace(tmp_path_factory.mktemp("codes") / "ws"), CODES, titles=titles)
+    titles = [{"id": item, "title": f"Film {n}", "colour": COLOUR[item]} for n, item in enumerate(COLOUR)]
+    root = make_workspace(tmp_path_factory.mktemp("codes") / "ws")
+    declare(root, CODES, titles=titles, items=titles)
     names, codes = [title["id"] for title in titles], [[n % 7, n // 7] for n in range(30)]
     with_codes(root, "titles", codes, items=names, size=8, file="data/titles.jsonl")
     trained(planned(root, "generate"))
@@ -130,28 +134,72 @@ def test_a_catalogue_in_another_order_gives_the_same_items(opened: Opened, root:
     assert "item3" not in tops[0]
 
 
+def where(**colours: str) -> Filters:
+    return Filters(where={key: value.split() for key, value in colours.items()})
+
+
+def without(**colours: str) -> Filters:
+    return Filters(without={key: value.split() for key, value in colours.items()})
+
+
 def test_filters_hold_for_every_item(root: Path, opened: Opened) -> None:
     workspace = read(root)
-    colour = {f"item{n}": ["red", "blue", "green"][n % 3] for n in range(30)}
-    request = Request(("item0", "item3"), where={"colour": ["red"]}, top=30)
-    red = next_items(workspace, opened, request)
-    assert {one.item for one in red} == {i for i, c in colour.items() if c == "red"} - {"item0", "item3"}
+    request = Request(("item0", "item3"), filters=where(colour="red"), top=30)
+    red = next_items(workspace, opened, request).recommended
+    assert {one.item for one in red} == {i for i, c in COLOUR.items() if c == "red"} - {"item0", "item3"}
     assert [one.log_probability for one in red] == sorted((o.log_probability for o in red), reverse=True)
     assert sum(np.exp(one.log_probability) for one in red) == pytest.approx(1, abs=1e-4)
-    again = next_items(workspace, opened, Request(("item0",), where={"colour": ["red"]}, again=True, top=30))
-    assert "item0" in {one.item for one in again}
-    rest = next_items(workspace, opened, Request(("item0",), without={"colour": ["red", "blue"]}, top=30))
-    assert {colour[one.item] for one in rest} == {"green"}
+    asked = Request(("item0",), filters=replace(where(colour="red"), again=True), top=30)
+    assert "item0" in {one.item for one in next_items(workspace, opened, asked).recommended}
+    asked = Request(("item0",), filters=without(colour="red blue"), top=30)
+    rest = next_items(workspace, opened, asked).recommended
+    assert {COLOUR[one.item] for one in rest} == {"green"}
+    assert {one.title for one in rest} <= {f"Film {n}" for n in range(30)}
+
+
+@pytest.mark.parametrize("recipe", ["generate", "next"])
+def test_what_a_filter_took_away_is_told_with_its_reasons(root: Path, recipe: str) -> None:
+    if recipe == "next":
+        trained(planned(root, "next", steps=2))
+    workspace, opened = read(root), open_named(read(root), recipe)
+    freely = next_items(workspace, opened, Request(("item0",), filters=Filters(again=True), top=8), why=True)
+    assert freely.kept_out == ()
+    best = [one.item for one in freely.recommended]
+    filters = Filters(where={"colour": ["red", "blue"]}, without={"colour": ["blue"]})
+    found = next_items(workspace, opened, Request(("item0",), filters=filters, top=8), why=True)
+    kept = {one.item: one for one in found.kept_out}
+    assert list(kept) == [item for item in best if COLOUR[item] != "red" or item == "item0"]
+    for item, one in kept.items():
+        assert one.place == best.index(item) + 1
+        wanted = {
+            "red": ("in the history",),
+            "blue": ("colour = blue",),
+            "green": ("colour = green, not red or blue",),
+        }
+        assert one.reasons == wanted[COLOUR[item]]
+    assert not {one.item for one in found.recommended} & set(kept)
+
+
+def test_a_member_has_the_history_of_its_row(root: Path, opened: Opened) -> None:
+    rows = [json.loads(line) for line in (root / "data" / "views.jsonl").read_text().splitlines()]
+    row = rows[7]
+    member = next_items(read(root), opened, Request(member=str(row["id"]))).recommended
+    assert member == next_items(read(root), opened, Request(tuple(row["items"]))).recommended
+    assert not {one.item for one in member} & set(row["items"])
+    with pytest.raises(PtwError, match="member 'nobody': no row of dataset views has this `id`"):
+        next_items(read(root), opened, Request(member="nobody"))
+    with pytest.raises(PtwError, match="did not learn from a dataset of events"):
+        next_items(read(root), replace(opened, dataset="chats"), Request(member=str(row["id"])))
 
 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (Request(("item0",), where={"colour": ["pink"]}), "colour = pink: no item has it; "),
-        (Request(("item0",), where={"size": ["big"]}), "no item has 'size'"),
+        (Request(("item0",), filters=where(colour="pink")), "colour = pink: no item has it; "),
+        (Request(("item0",), filters=where(size="big")), "no item has 'size'"),
         (Request(("item99",)), "item 'item99' is not in tokenizer"),
         (
-            Request(("item0",), where={"colour": ["red"]}, without={"colour": ["red"]}),
+            Request(("item0",), filters=replace(where(colour="red"), without={"colour": ["red"]})),
             "no item is left to recommend",
         ),
     ],
@@ -164,7 +212,7 @@ def test_what_cannot_be_is_said(root: Path, opened: Opened, request_: Request, m
 def test_scores_of_one_token_each_are_filtered_alike(root: Path) -> None:
     trained(planned(root, "next", steps=2))
     opened = open_named(read(root), "next")
-    found = next_items(read(root), opened, Request(("item0", "item3"), top=40))
+    found = next_items(read(root), opened, Request(("item0", "item3"), top=40)).recommended
     assert len(found) == 28
     assert sum(np.exp(one.log_probability) for one in found) == pytest.approx(1)
 
@@ -185,6 +233,12 @@ def test_the_commands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(lines) == 3
     assert all(line.startswith("item") for line in lines)
     assert CliRunner().invoke(cli, ["recommend", "generate", "item1", "--where", "colour"]).exit_code == 2
+    lines = ptw("recommend", "generate", "--member", "3", "--without", "colour=red", "--why").splitlines()
+    assert lines[10:12] == ["", "of the first 10 without filters: kept out are"]
+    assert all(line.count("\t") == 2 for line in lines[:10] + lines[12:])
+    told = json.loads(ptw("recommend", "generate", "item1", "--why", "--json"))
+    assert set(told) == {"recommended", "kept_out"}
+    assert CliRunner().invoke(cli, ["recommend", "generate", "item1", "--member", "3"]).exit_code == 2
 
 
 def test_a_generator_needs_codes(root: Path) -> None:
