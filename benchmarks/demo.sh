@@ -26,6 +26,8 @@ show git merge --quiet --ff-only ptw/add-writer
 show ptw verify recommender assistant writer
 
 show ptw train next-title
+show ptw vocab build titles
+show ptw train next-codes
 show ptw train chat-sft
 show ptw runs
 
@@ -45,7 +47,10 @@ tokens = model.generate(**prompt, max_new_tokens=40, do_sample=False)
 print(tokenizer.decode(tokens[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
 PYTHON
 
-# recall@10 of the title that each member watched next, beside popularity's
-show ptw eval next-title-001
+# what next for a member, without titles for adults; what that took away, and why
+show ptw recommend next-codes-001 --member m00007 --without maturity=18+ --why
+
+# recall@10 of the title that each member watched next: both ways, beside item-kNN and popularity
+show ptw eval --compare next-title-001 next-codes-001
 
 printf '\nThe demo took %d seconds; its workspace lies in demo/catalogue.\n' $((SECONDS - began))

@@ -11,6 +11,7 @@ from ptw.errors import PtwError
 from ptw.tokens import semantic
 from ptw.tokens.items import build_items
 from ptw.tokens.semantic import SemanticIds
+from ptw.workspace.manifest import BUILT
 
 Vocabularies = Mapping[str, SemanticIds]
 T = TypeVar("T")
@@ -45,14 +46,14 @@ def of_codes_alone(name: str) -> Any:
 def save(folder: Path, vocabularies: Vocabularies) -> None:
     """Beside the tokenizer, so that whoever has the model knows its items."""
     for name, ids in vocabularies.items():
-        target = folder / semantic.FOLDER / name
+        target = folder / BUILT / name
         target.mkdir(parents=True, exist_ok=True)
         semantic.write_version(target, ids)
 
 
 def read(folder: Path) -> dict[str, SemanticIds]:
     """Those that were saved beside a tokenizer."""
-    found = sorted((folder / semantic.FOLDER).glob(f"*/{semantic.FACTS}"))
+    found = sorted((folder / BUILT).glob(f"*/{semantic.FACTS}"))
     return {file.parent.name: semantic.read_version(file.parent) for file in found}
 
 

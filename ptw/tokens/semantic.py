@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from ptw.errors import PtwError
-from ptw.workspace.manifest import SemanticIdsEntry
+from ptw.workspace.manifest import BUILT, SemanticIdsEntry
 
-FOLDER = "semantic_ids"  # of the workspace, and of what is exported
 FACTS, ITEMS = "vocabulary.json", "items.parquet"
+
+
+class NotBuilt(PtwError):
+    """A vocabulary is declared, and no version of it is there."""
 
 
 @dataclass(frozen=True)
@@ -84,20 +87,20 @@ class SemanticIds:
 
 def versions(root: Path, name: str) -> list[int]:
     """Those that were built, in order."""
-    folder = root / FOLDER / name
+    folder = root / BUILT / name
     found = (path.parent.name for path in folder.glob(f"*/{FACTS}"))
     return sorted(int(number) for number in found if number.isdigit())
 
 
 def version_folder(root: Path, name: str, version: int) -> Path:
-    return root / FOLDER / name / f"{version:04d}"
+    return root / BUILT / name / f"{version:04d}"
 
 
 def chosen_version(root: Path, entry: SemanticIdsEntry) -> int:
     """The one that is declared, else the newest; PtwError where it was not built."""
     known = versions(root, entry.name)
     if not known:
-        raise PtwError(f"semantic_ids.{entry.name}: none was built yet; run `ptw vocab build {entry.name}`")
+        raise NotBuilt(f"semantic_ids.{entry.name}: none was built yet; run `ptw vocab build {entry.name}`")
     wanted = entry.version or known[-1]
     if wanted not in known:
         there = ", ".join(map(str, known))

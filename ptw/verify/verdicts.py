@@ -68,7 +68,7 @@ class Verdicts:
 
     def keep(self, place: Path, report: SubjectReport, not_enforced: tuple[str, ...]) -> None:
         """Under the `place` that was asked for before the port was read: it may have been changed since."""
-        if not report.passed or sandbox.namespaces() is None:
+        if not report.passed or report.waits or sandbox.namespaces() is None:
             return
         place.parent.mkdir(parents=True, exist_ok=True)
         values = dataclasses.asdict(report) | {"kept": time.strftime("%Y-%m-%d %H:%M:%S")}

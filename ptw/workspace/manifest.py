@@ -10,6 +10,8 @@ from ptw.errors import PtwError
 from ptw.workspace.check import document_problems
 from ptw.workspace.document import FILE, Document, read_document
 
+BUILT = "semantic_ids"  # the folder of vocabularies that were built
+
 
 @dataclass(frozen=True)
 class ModelEntry:

@@ -26,6 +26,7 @@ from ptw.verify.reports.report import Report, SubjectReport
 from ptw.verify.reports.text import show
 from ptw.verify.verify import Request, verify
 from ptw.workspace.manifest import read
+from tests.train.conftest import declare, with_codes
 
 TOML = """
 [workspace]
@@ -292,6 +293,42 @@ def test_a_pass_is_kept_until_something_changes(root: Path) -> None:
     (root / "data" / "items.jsonl").write_text('{"id": "other"}\n')
     assert not verified(root, "titles").kept
     assert not verified(root, "titles", fresh=True).kept
+
+
+CODES = """
+[semantic_ids.views]
+items = "data/items.jsonl"
+levels = 2
+codebook_size = 8
+[tokenizers.codes]
+semantic_ids = "views"
+"""
+
+
+def coded(root: Path, version: int, codes: list[list[int]]) -> None:
+    names = [f"item{n}" for n in range(20)]
+    with_codes(root, "views", codes, items=names, size=8, file="data/items.jsonl", version=version)
+
+
+def test_a_vocabulary_that_is_not_built_has_nothing_to_verify(root: Path) -> None:
+    declare(root, CODES)
+    report = verify(root, Request(tokenizers=True))
+    assert report.passed
+    assert [one.name for one in report.tokenizers if one.waits] == ["codes"]
+    console = Console(file=io.StringIO(), width=200)
+    show(report, console)
+    assert (
+        "codes: semantic_ids.views: none was built yet; run `ptw vocab build views`"
+        in console.file.getvalue()
+    )
+    assert not verify(root, Request(("codes",), tokenizers=True)).passed
+    coded(root, 1, [[n // 8, n % 8] for n in range(20)])
+    built = verified(root, "codes")
+    assert built.passed
+    assert built.measured
+    assert verified(root, "codes").kept
+    coded(root, 2, [[n % 8, n // 8] for n in range(20)])
+    assert not verified(root, "codes").kept
 
 
 def test_an_acceptance_draws_texts_by_its_seed(root: Path) -> None:

@@ -152,10 +152,12 @@ class SubjectReport:
     kept: str = ""  # when this verdict was reached, if nothing has changed since
     not_run: tuple[str, ...] = ()  # verifiers and sides that had nothing to be run on, and why
     remarks: tuple[str, ...] = ()  # what is off and fails nothing
+    waits: str = ""  # for what there is nothing to verify yet
 
     @property
     def passed(self) -> bool:
-        return bool(self.measured) and not self.failures and all(entry.passed for entry in self.measured)
+        some = bool(self.measured or self.waits)
+        return some and not self.failures and all(entry.passed for entry in self.measured)
 
     @property
     def worst(self) -> tuple[Measured, ...]:
@@ -237,7 +239,8 @@ class Report:
     @property
     def passed(self) -> bool:
         """Nothing verified is no pass, unless a change was asked about and touches nothing."""
-        some = bool(self.subjects) or (self.change is not None and not self.change.subjects)
+        some = any(not subject.waits for subject in self.subjects)
+        some |= self.change is not None and not self.change.subjects
         return some and not self.failures and all(subject.passed for subject in self.subjects)
 
     @property

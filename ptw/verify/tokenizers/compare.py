@@ -13,6 +13,7 @@ from ptw.verify.reports.report import SubjectReport
 from ptw.verify.verdicts import Verdicts
 from ptw.workspace import manifest, rooms
 from ptw.workspace.document import FILE
+from ptw.workspace.manifest import BUILT
 
 
 def compare(
@@ -54,6 +55,7 @@ def tokenizer_places(root: Path, name: str) -> tuple[Path, ...]:
     workspace = manifest.read(root)
     entry = workspace.tokenizers[name]
     named = [entry.hf, entry.items, entry.chat_template]
+    named += [f"{BUILT}/{vocabulary}" for vocabulary in entry.semantic_ids]
     named += [source for dataset in workspace.datasets.values() for source in dataset.source]
     here = [pattern for pattern in named if pattern and "://" not in pattern]
     return tuple(dict.fromkeys([root / FILE, *(_place_of(root, pattern) for pattern in here)]))

@@ -13,6 +13,7 @@ from typing import Any
 
 from ptw.errors import PtwError
 from ptw.runs.record import RunRecord
+from ptw.tokens.semantic import NotBuilt
 from ptw.tokens.sides import Side
 from ptw.verify.judge import Verifier, measure
 from ptw.verify.phases import Phases
@@ -47,6 +48,8 @@ def verify_tokenizers(
                 else:
                     subject = trained(workspace, one, level, seed)
                 report = judged(subject, verifiers)
+            except NotBuilt as error:
+                report = SubjectReport(name, file=FILE, waits=str(error), not_run=(str(error),))
             except PtwError as error:
                 report = SubjectReport(name, failures=(str(error),), file=FILE)
         yield report
