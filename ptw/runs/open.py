@@ -13,6 +13,7 @@ from ptw.ports.load import Loaded, load
 from ptw.ports.scores import stored_scores
 from ptw.ports.source import resolve
 from ptw.runs.record import MODEL, RunRecord, list_runs, model_folder
+from ptw.tokens.declared import extended
 from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
 from ptw.workspace.manifest import ModelEntry, Workspace
 from ptw.workspace.problem import hint_of
@@ -87,8 +88,8 @@ def run_tokenizer(record: RunRecord, folder: Path) -> Tokenizer:
 
 
 def open_run_folder(workspace: Workspace, record: RunRecord, folder: Path, name: str) -> Opened:
-    """The run's model that lies in this folder, under this name."""
-    tokenizer = run_tokenizer(record, folder)
+    """The run's model that lies in this folder, under this name; it knows the items that came since."""
+    tokenizer = extended(workspace, run_tokenizer(record, folder))
     window = record.settings.get("window")
     return Opened(
         name=name,

@@ -49,6 +49,26 @@ def _declared(workspace: Workspace, entry: TokenizerEntry) -> Tokenizer:
     return open_folder(folder or _learnt_folder(workspace, entry), entry.name)
 
 
+def extended(workspace: Workspace, tokenizer: Tokenizer) -> Tokenizer:
+    """A model's tokenizer with the items that `ptw vocab extend` has added to its vocabularies since.
+
+    The same object where there are none, or where an old item has other codes in what is declared now.
+    """
+    newer = {}
+    for name, own in tokenizer.vocabularies.items():
+        entry = workspace.semantic_ids.get(name)
+        if entry is not None and semantic.versions(workspace.root, name):
+            found = semantic.open_semantic_ids(workspace.root, entry)
+            if found.digest != own.digest and not found.changed(own):
+                newer[name] = found
+    if not newer:
+        return tokenizer
+    vocabularies = {**tokenizer.vocabularies, **newer}
+    return Tokenizer(
+        tokenizer.hf, tokenizer.name, tokenizer.notes, tokenizer.own_stops, vocabularies=vocabularies
+    )
+
+
 def source_folder(root: Path, entry: TokenizerEntry) -> Path | None:
     """The folder of the checkpoint that the tokenizer is; None for one that is made from data."""
     if entry.hf is None:

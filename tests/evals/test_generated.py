@@ -1,6 +1,7 @@
 """Runs over semantic IDs: beams give items of the catalogue alone, as filters and what was seen allow."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from ptw.evals.next_items import Request, next_items
 from ptw.evals.ranker import model_ranked
 from ptw.evals.ranking import MISSED
 from ptw.runs import record
+from ptw.runs.export import export_run
 from ptw.runs.open import Opened, open_named
+from ptw.tokens.tokenizer import load_tokenizer
 from ptw.workspace.manifest import read
 from tests.train.conftest import declare, make_workspace, measured_of, planned, trained, with_codes
 
@@ -239,6 +242,32 @@ def test_the_commands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = json.loads(ptw("recommend", "generate", "item1", "--why", "--json"))
     assert set(told) == {"recommended", "kept_out"}
     assert CliRunner().invoke(cli, ["recommend", "generate", "item1", "--member", "3"]).exit_code == 2
+
+
+def test_items_that_came_since_are_recommended_and_exported(root: Path, tmp_path: Path) -> None:
+    later = Path(shutil.copytree(root, tmp_path / "ws"))
+    names, codes = [f"item{n}" for n in range(30)], [[n % 7, n // 7] for n in range(30)]
+    versions = {
+        2: (codes + [[7, n] for n in range(5)], [*names, *(f"new{n}" for n in range(5))]),
+        3: (codes[::-1], names),  # old items have other codes: not made for this model
+    }
+    for version, (changed, items) in versions.items():
+        with_codes(later, "titles", changed, items=items, size=8, file="data/titles.jsonl", version=version)
+    assert len(named(later)) == 30
+    toml = later / "workspace.toml"
+    toml.write_text(toml.read_text().replace("[semantic_ids.titles]", "[semantic_ids.titles]\nversion = 2"))
+    assert len(named(later)) == 35
+    everything = Request(("item0", "new2"), top=40)
+    found = next_items(read(later), open_named(read(later), "generate"), everything).recommended
+    assert {one.item for one in found} == {*versions[2][1]} - {"item0", "new2"}
+    folder = export_run(read(later), "generate", tmp_path / "exported")
+    assert load_tokenizer(folder).vocabularies["titles"].items == tuple(versions[2][1])
+
+
+def named(root: Path) -> tuple[str, ...]:
+    tokenizer = open_named(read(root), "generate").tokenizer
+    assert tokenizer is not None
+    return catalogue_of(tokenizer).names
 
 
 def test_a_generator_needs_codes(root: Path) -> None:

@@ -239,8 +239,8 @@ class Report:
     @property
     def passed(self) -> bool:
         """Nothing verified is no pass, unless a change was asked about and touches nothing."""
-        some = any(not subject.waits for subject in self.subjects)
-        some |= self.change is not None and not self.change.subjects
+        untouched = self.change is not None and not self.change.subjects
+        some = untouched or any(not subject.waits for subject in self.subjects)
         return some and not self.failures and all(subject.passed for subject in self.subjects)
 
     @property
@@ -275,8 +275,8 @@ class Report:
 
 
 def _counted(subjects: Sequence[SubjectReport], noun: str, cases: str) -> str:
-    plural = "" if len(subjects) == 1 else "s"
-    return f"{len(subjects)} {noun}{plural}, {sum(subject.cases for subject in subjects)} {cases}"
+    found = sum(subject.cases for subject in subjects)
+    return f"{len(subjects)} {noun}{'' if len(subjects) == 1 else 's'}, {found} {cases}"
 
 
 def _place(module: str) -> str:
@@ -284,8 +284,7 @@ def _place(module: str) -> str:
     number = next((at for at, part in enumerate(parts) if part.isdigit()), None)
     if number is None:
         return module or "the model"
-    rest = ".".join(parts[number + 1 :])
-    return f"layer {parts[number]}, {rest}" if rest else f"layer {parts[number]}"
+    return ", ".join([f"layer {parts[number]}", *filter(None, [".".join(parts[number + 1 :])])])
 
 
 def _within(module: str, parent: str) -> str:
@@ -294,10 +293,8 @@ def _within(module: str, parent: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
-    return value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
