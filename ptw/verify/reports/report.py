@@ -284,7 +284,7 @@ def _place(module: str) -> str:
     number = next((at for at, part in enumerate(parts) if part.isdigit()), None)
     if number is None:
         return module or "the model"
-    return ", ".join([f"layer {parts[number]}", *filter(None, [".".join(parts[number + 1 :])])])
+    return f"layer {parts[number]}, {'.'.join(parts[number + 1 :])}".removesuffix(", ")
 
 
 def _within(module: str, parent: str) -> str:
