@@ -17,17 +17,14 @@ from itertools import product
 from pathlib import Path
 from statistics import mean
 
-import git
-
-from benchmarks.report import RESULTS, Figure, publish, real_data, two_threads
+from benchmarks.report import Figure, Kept, Row, publish, real_data, two_threads
 from benchmarks.workspaces import figures_of, ptw, workspace
 
-KEPT = RESULTS / "beauty.jsonl"
+KEPT = Kept("beauty")
 SEEDS = range(3)
 RECIPES = ("next-item", "next-codes")
 SHOWN = ("recall@10", "ndcg@10", "recall@5", "ndcg@5", "mrr")
 BESIDE = ("popularity_recall@10", "popularity_ndcg@10", "knn_recall@10", "knn_ndcg@10")
-Row = dict[str, str | int | float]
 WANTED = {
     ("next-item", "recall@10"): 0.080,
     ("next-item", "ndcg@10"): 0.047,
@@ -115,8 +112,8 @@ def main(seeds: Iterable[int]) -> None:
         built = figures_of(root, "vocab", "build", "products")
         minutes = (time.perf_counter() - began) / 60
         for seed, recipe in product(seeds, RECIPES):
-            if (recipe, seed) not in {(row["recipe"], row["seed"]) for row in rows()}:
-                keep(measured(root, recipe, seed, users))
+            if not KEPT.has(recipe=recipe, seed=seed):
+                KEPT.add(measured(root, recipe, seed, users))
     told = (
         f"means over seeds, from the lowest to the highest; a llama of 2 layers over "
         f"{built['figures']['items']:,} items (full softmax), one of 4 layers over 3 x 256 semantic IDs of "
@@ -133,25 +130,12 @@ def measured(root: Path, recipe: str, seed: int, users: int) -> Row:
     found = figures_of(root, "eval", recipe)
     assert found["sequences"] == users, f"{found['sequences']} of {users} users were measured"
     named = {name: found[name] for name in (*SHOWN, *BESIDE)}
-    commit = git.Repo(RESULTS, search_parent_directories=True).head.commit.hexsha
-    return {"recipe": recipe, "seed": seed, "minutes": round(minutes, 2), "commit": commit, **named}
-
-
-def rows() -> list[Row]:
-    if not KEPT.exists():
-        return []
-    return [json.loads(line) for line in KEPT.read_text(encoding="utf-8").splitlines()]
-
-
-def keep(row: Row) -> None:
-    """At once: seeds go on where a run of this benchmark ended."""
-    with KEPT.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    return {"recipe": recipe, "seed": seed, "minutes": round(minutes, 2), **named}
 
 
 def figures() -> Iterator[Figure]:
     for recipe in RECIPES:
-        own = [row for row in rows() if row["recipe"] == recipe]
+        own = [row for row in KEPT.rows() if row["recipe"] == recipe]
         yield Figure(f"{recipe}: seeds", len(own), want=3, better="more")
         for name in SHOWN:
             values = [float(row[name]) for row in own]
@@ -160,7 +144,7 @@ def figures() -> Iterator[Figure]:
             yield Figure(f"{recipe}: {name}, to", max(values))
         yield Figure(f"{recipe}: training of one", mean(float(row["minutes"]) for row in own), "min")
     for name in BESIDE:
-        yield Figure(name.replace("_", ": "), float(rows()[0][name]))
+        yield Figure(name.replace("_", ": "), float(KEPT.rows()[0][name]))
 
 
 def write(source: Path, data: Path) -> int:

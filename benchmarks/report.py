@@ -15,6 +15,7 @@ from typing import Literal
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("ptw", "torch", "transformers", "ray", "tokenizers", "numpy")
 THREADS = 2
+Row = dict[str, str | int | float]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,25 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+class Kept:
+    """Rows of a long benchmark, kept one by one in results/<name>.jsonl: it goes on where it ended."""
+
+    def __init__(self, name: str) -> None:
+        self._file = RESULTS / f"{name}.jsonl"
+
+    def rows(self) -> list[Row]:
+        if not self._file.exists():
+            return []
+        return [json.loads(line) for line in self._file.read_text(encoding="utf-8").splitlines()]
+
+    def has(self, **about: str | int) -> bool:
+        return any(about.items() <= row.items() for row in self.rows())
+
+    def add(self, row: Row) -> None:
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def two_threads() -> None:

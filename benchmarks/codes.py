@@ -1,0 +1,182 @@
+"""What do semantic IDs owe to text and behaviour, and can items that came later be recommended?
+
+Decoders over the codes of amazon-beauty, as of benchmarks.beauty but with 6 epochs and one seed, tested on
+5,000 of the users: codes of random vectors, of text, of behaviour, of both. Then a tenth of the items is
+taken out of training and vocabulary, added by `ptw vocab extend`, and asked for where one is the test.
+Rows are kept one by one in results/codes.jsonl; `python -m benchmarks.codes`
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+from pyarrow import parquet
+
+from benchmarks.beauty import write
+from benchmarks.report import Figure, Kept, Row, publish, real_data, two_threads
+from benchmarks.workspaces import figures_of, ptw, workspace
+from ptw.tokens.semantic import SemanticIds, open_semantic_ids
+from ptw.workspace.manifest import read
+
+KEPT = Kept("codes")
+TESTED = 5_000  # users
+LATER = 10  # every so manieth item comes later
+SHOWN = ("recall@10", "ndcg@10", "recall@5")
+MODEL = """
+[workspace]
+name = "codes"
+
+[models.over-codes.config]
+model_type = "llama"
+hidden_size = 128
+intermediate_size = 256
+num_hidden_layers = 4
+num_attention_heads = 4
+num_key_value_heads = 4
+max_position_embeddings = 512
+tie_word_embeddings = true
+
+[datasets.users]
+source = "data/users.jsonl"
+format = "event"
+leave_out = 2
+too_long = "truncate"
+
+[datasets.tested]
+source = "data/tested.jsonl"
+format = "event"
+leave_out = 2
+too_long = "truncate"
+"""
+OVER = """
+[semantic_ids.{name}]
+items = "data/items.jsonl"
+{how}
+
+[tokenizers.{name}]
+semantic_ids = "{name}"
+
+[recipes.{name}]
+recipe = "pretrain"
+model = "over-codes"
+tokenizer = "{name}"
+dataset = "users"
+
+[recipes.{name}.settings]
+epochs = 6
+window = 512
+rows = 8
+learning_rate = 2e-3
+warmup = 50
+weight_decay = 0.1
+eval_every = 100000
+eval_sequences = 1000
+"""
+VOCABULARIES = {
+    "random": 'embeddings = "data/random.parquet"',
+    "text": "",
+    "behaviour": 'encoder = "none"\nbehaviour = "users"',
+    "both": 'behaviour = "users"',
+}
+
+
+def main() -> None:
+    source = real_data("amazon-beauty")
+    two_threads()
+    with workspace(
+        MODEL + "".join(OVER.format(name=name, how=how) for name, how in VOCABULARIES.items())
+    ) as root:
+        write(source, root / "data")
+        head(root / "data" / "users.jsonl", root / "data" / "tested.jsonl", TESTED)
+        write_random(root / "data")
+        for name in VOCABULARIES:
+            if not KEPT.has(row=name):
+                KEPT.add({"row": name, **measured(root, name)})
+    with workspace(MODEL + OVER.format(name="both", how=VOCABULARIES["both"])) as root:
+        if not KEPT.has(row="later"):
+            KEPT.add({"row": "later", **of_later_items(root, source)})
+    told = (
+        "amazon-beauty, a llama of 4 layers over 3 x 256 semantic IDs, 6 epochs, one seed, the next item of "
+        f"{TESTED:,} users among all; below, a tenth of the items added by `vocab extend` after training, "
+        "of the users whose next item is one"
+    )
+    publish("codes", told, list(figures()))
+
+
+def measured(root: Path, name: str) -> Row:
+    ptw(root, "vocab", "build", name)
+    ptw(root, "train", name)
+    found = figures_of(root, "eval", name, "--dataset", "tested")
+    return {figure: found[figure] for figure in SHOWN}
+
+
+def of_later_items(root: Path, source: Path) -> Row:
+    """The vocabulary and the training know nine tenths of the items; the test's next item is another."""
+    data = root / "data"
+    write(source, data)
+    items = lines(data / "items.jsonl")
+    later = {item["id"] for item in items[::LATER]}
+    dump(data / "new.jsonl", (item for item in items if item["id"] in later))
+    dump(data / "items.jsonl", (item for item in items if item["id"] not in later))
+    users = lines(data / "users.jsonl")
+    dump(data / "tested.jsonl", (user for user in users if user["items"][-1] in later))
+    known = ({**user, "items": [item for item in user["items"] if item not in later]} for user in users)
+    dump(data / "users.jsonl", (user for user in known if user["items"]))
+    ptw(root, "vocab", "build", "both")
+    ptw(root, "train", "both")
+    before = vocabulary(root)
+    ptw(root, "vocab", "extend", "both", "--items", "data/new.jsonl")
+    after = vocabulary(root)
+    assert set(after.items) - set(before.items) == later
+    found = figures_of(root, "eval", "both", "--dataset", "tested", "--at", "10,100")
+    return {
+        "users": found["sequences"],
+        "items": found["items"],
+        "changed": after.changed(before),
+        **{figure: found[figure] for figure in ("recall@10", "recall@100")},
+    }
+
+
+def vocabulary(root: Path) -> SemanticIds:
+    return open_semantic_ids(root, read(root).semantic_ids["both"])
+
+
+def figures() -> Iterator[Figure]:
+    rows = {row["row"]: row for row in KEPT.rows()}
+    for name in VOCABULARIES:
+        for figure in SHOWN:
+            yield Figure(f"codes of {name}: {figure}", float(rows[name][figure]))
+    later = rows["later"]
+    chance = 10 / float(later["items"])
+    yield Figure("later items: users", float(later["users"]))
+    yield Figure("later items: old items with other codes", float(later["changed"]), want=0)
+    yield Figure("later items: recall@10 by chance", chance)
+    yield Figure("later items: recall@10", float(later["recall@10"]), want=chance, better="more")
+    yield Figure("later items: recall@100", float(later["recall@100"]), want=10 * chance, better="more")
+
+
+def write_random(data: Path) -> None:
+    """A vector for each item that says nothing of it."""
+    names = [item["id"] for item in lines(data / "items.jsonl")]
+    vectors = np.random.default_rng(0).standard_normal((len(names), 64), dtype=np.float32)
+    flat = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.ravel()), 64)
+    parquet.write_table(pyarrow.table({"id": names, "embedding": flat}), data / "random.parquet")
+
+
+def head(source: Path, target: Path, count: int) -> None:
+    dump(target, lines(source)[:count])
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def dump(file: Path, found: Iterable[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
