@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ptw.train import demand
 from ptw.train.run import Run
 from ptw.train.settings import NextTokenSettings
 
@@ -20,6 +21,10 @@ class Settings(NextTokenSettings):
     weight_decay: float = 0.1
     eval_sequences: int | None = None  # events: rank so many of the held-out ones, evenly taken; None: all
     keep_best: bool = False  # events: save the model of the best validation ndcg@10, not the last
+
+    def demand_sense(self) -> None:
+        super().demand_sense()
+        demand.positive(eval_sequences=1 if self.eval_sequences is None else self.eval_sequences)
 
 
 def train(run: Run, settings: Settings) -> None:

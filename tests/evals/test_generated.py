@@ -24,6 +24,7 @@ from ptw.runs import record
 from ptw.runs.export import export_run
 from ptw.runs.open import Opened, open_named
 from ptw.tokens.tokenizer import load_tokenizer
+from ptw.train.plan import demand_sense, resolve
 from ptw.workspace.manifest import read
 from tests.train.conftest import declare, make_workspace, measured_of, planned, trained, with_codes
 
@@ -85,6 +86,11 @@ def ranked(opened: Opened, root: Path, place: tuple[int, int] = (0, 1), beams: i
         opened.loaded.module, sequences, catalogue, opened.tokenizer, 64, device, *place, top=30, beams=beams
     )
     return list(zip(sequences, found, strict=True)) if place[1] == 1 else found
+
+
+def test_as_many_sequences_as_are_ranked(root: Path) -> None:
+    with pytest.raises(PtwError, match="eval_sequences = 0: it must be 1 or more"):
+        demand_sense(resolve(read(root), "generate", {"eval_sequences": "0"}))
 
 
 def test_every_beam_is_an_item_that_was_not_seen(opened: Opened, root: Path) -> None:
