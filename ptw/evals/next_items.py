@@ -11,12 +11,14 @@ from torch import Tensor
 from ptw.errors import PtwError
 from ptw.evals.answer import prompt_ids
 from ptw.evals.attributes import Items
-from ptw.evals.cases import Catalogue, catalogue_of
+from ptw.evals.cases import Catalogue, catalogue_of, input_of
 from ptw.evals.evaluate import device_of, tokenizer_of, window_of
 from ptw.evals.generated import BEAMS, Generator
 from ptw.evals.recommend import items_of
 from ptw.nn.layout import Layout
 from ptw.runs.open import Opened, demand_words
+from ptw.tokens.events import Event
+from ptw.tokens.fields import AFTER, BEFORE
 from ptw.tokens.tokenizer import Tokenizer
 from ptw.workspace.manifest import Workspace
 from ptw.workspace.problem import hint_of
@@ -30,6 +32,7 @@ class Request:
     prompt: str | None = None  # in place of a history, of a model of words
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
     without: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    now: Mapping[str, str] = field(default_factory=dict)  # what is known of the event that is asked for
     again: bool = False  # whether what is in the history may be recommended
     top: int = 10
 
@@ -81,12 +84,24 @@ def _ids(opened: Opened, tokenizer: Tokenizer, request: Request) -> list[int]:
     """What the model reads: the prompt, or the newest of the history that fit its window."""
     if request.prompt is not None:
         return prompt_ids(opened, tokenizer, request.prompt)
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    if not bos and not request.history:
+    if tokenizer.bos_id is None and not request.history:
         raise PtwError("the history is empty: name at least one item")
-    length = tokenizer.item_length
-    newest = (window_of(opened) - len(bos) - length + 1) // length
-    return [*bos, *tokenizer.item_ids(request.history[-newest:])]
+    *before, asked = _events(tokenizer, request)
+    return input_of("the history", tokenizer, before, asked, window_of(opened)).ids.tolist()
+
+
+def _events(tokenizer: Tokenizer, request: Request) -> list[Event]:
+    """Those of the history, whose fields are not known, and the one that is asked for, whose item is not."""
+    fields = tokenizer.fields
+    early, late = fields.keys(BEFORE), fields.keys(AFTER)
+    for key in request.now:
+        if key not in early:
+            why = "is known only once an event is over" if key in late else "is no field"
+            hint = hint_of(key, early, "fields that a request brings")
+            raise PtwError(f"--now {key}: it {why} of events of tokenizer {tokenizer.name}; {hint}")
+    now = {key: fields.parsed(key, text) for key, text in request.now.items()}
+    values = {key: [*([None] * len(request.history)), now.get(key)] for key in (*early, *late)}
+    return tokenizer.events([*request.history, None], values)
 
 
 @torch.no_grad()
