@@ -96,9 +96,9 @@ def _events(tokenizer: Tokenizer, request: Request) -> list[Event]:
     early, late = fields.keys(BEFORE), fields.keys(AFTER)
     for key in request.now:
         if key not in early:
-            why = "is known only once an event is over" if key in late else "is no field"
+            why = "it only once they are over" if key in late else "no such field"
             hint = hint_of(key, early, "fields that a request brings")
-            raise PtwError(f"--now {key}: it {why} of events of tokenizer {tokenizer.name}; {hint}")
+            raise PtwError(f"--now {key}: events of tokenizer {tokenizer.name} have {why}; {hint}")
     now = {key: fields.parsed(key, text) for key, text in request.now.items()}
     values = {key: [*([None] * len(request.history)), now.get(key)] for key in (*early, *late)}
     return tokenizer.events([*request.history, None], values)
