@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 @click.argument("history", metavar="[ITEM]...", nargs=-1)
 @click.option("--member", metavar="ID", help="In place of items: all that this row of the run's events has.")
 @click.option("--prompt", help="In place of items: a text, of a model that talks of items.")
+@click.option(
+    "--now", multiple=True, metavar="KEY=VALUE", help="What is known of the event that is asked for."
+)
 @click.option("--where", multiple=True, metavar="KEY=VALUE,VALUE", help="Only items that have one of them.")
 @click.option("--without", multiple=True, metavar="KEY=VALUE,VALUE", help="No items that have one of them.")
 @click.option("--again", is_flag=True, help="Also items of the history.")
@@ -29,6 +32,7 @@ def recommend(
     history: tuple[str, ...],
     member: str | None,
     prompt: str | None,
+    now: tuple[str, ...],
     where: tuple[str, ...],
     without: tuple[str, ...],
     again: bool,
@@ -38,19 +42,22 @@ def recommend(
 ) -> None:
     """Recommend the items that come after a history.
 
-    ITEMs are those that somebody had, the oldest first.
+    ITEMs are those that somebody had, the oldest first. Where events have fields, theirs are not known, but
+    those of a --member are.
 
     Over semantic IDs the beams run under the trie of what is allowed: nothing else can come out.
     """
     if sum((prompt is not None, member is not None, bool(history))) > 1:
         raise click.UsageError("items, --member and --prompt stand for each other: give one of them")
+    if prompt is not None and now:
+        raise click.UsageError("--now is of events, and a prompt is none: give one of them")
     workspace = opened()
     from ptw.evals.filters import Filters
     from ptw.evals.next_items import Request, next_items
     from ptw.train.moment import open_at
 
     filters = Filters(pairs("--where", where), pairs("--without", without), again)
-    request = Request(history, member, prompt, filters, top)
+    request = Request(history, member, prompt, singles("--now", now), filters, top)
     found = next_items(workspace, open_at(workspace, name), request, why)
     if as_json:
         print_json(_plain(found, why))
@@ -86,8 +93,21 @@ def pairs(option: str, given: Sequence[str]) -> dict[str, list[str]]:
     """Keys with their values; of a key that is named twice all values."""
     found: dict[str, list[str]] = {}
     for text in given:
-        key, equals, values = text.partition("=")
-        if not key or not equals or not values:
-            raise click.UsageError(f"{option} {text}: KEY=VALUE is wanted, as in genres=crime,drama")
+        key, values = parted(option, text, "genres=crime,drama")
         found.setdefault(key, []).extend(values.split(","))
     return found
+
+
+def singles(option: str, given: Sequence[str]) -> dict[str, str]:
+    """Keys with a value each."""
+    found = dict(parted(option, text, "device=tv") for text in given)
+    if len(found) < len(given):
+        raise click.UsageError(f"{option}: a key is named twice")
+    return found
+
+
+def parted(option: str, text: str, example: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals or not value:
+        raise click.UsageError(f"{option} {text}: KEY=VALUE is wanted, as in {example}")
+    return key, value

@@ -1,6 +1,6 @@
 """What becomes of a sample that is longer than the window?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -11,9 +11,7 @@ from ptw.errors import PtwError
 from ptw.workspace.manifest import DatasetEntry
 
 
-def fit(
-    sample: Sample, dataset: DatasetEntry, window: int, bos_id: int | None
-) -> tuple[Sequence[Sample], str | None]:
+def fit(sample: Sample, dataset: DatasetEntry, window: int) -> tuple[Sequence[Sample], str | None]:
     """The sample's parts of at most `window` ids, and why it is refused, where it is.
 
     `split` keeps every id once; `truncate` the first ids (of several documents the first of each, and the ids
@@ -25,10 +23,13 @@ def fit(
     length = len(sample.ids)
     if length <= window:
         return (sample,), None
+    largest = _begun(sample) + max(sample.events, default=0)
+    if dataset.format == "event" and dataset.too_long in ("split", "truncate") and largest > window:
+        return (), f"an event of it is {largest} ids with what begins it, more than the window of {window}"
     if dataset.too_long == "split":
-        return _split(sample, window, bos_id), None
+        return _split(sample, window), None
     if dataset.too_long == "truncate":
-        cut = _newest(sample, window, bos_id) if dataset.format == "event" else _first(sample, window)
+        cut = _newest(sample, window) if dataset.format == "event" else _first(sample, window)
         if not cut.learns:
             return (), f"the first {len(cut.ids)} of its {length} ids hold no target"
         return (cut,), None
@@ -60,19 +61,56 @@ def _first(sample: Sample, window: int) -> Sample:
     return replace(sample, ids=sample.ids[keep], learn=sample.learn[keep], lengths=lengths)
 
 
-def _newest(sample: Sample, window: int, bos_id: int | None) -> Sample:
+def _begun(sample: Sample) -> int:
+    """How many ids begin a sequence of events: one, or none."""
+    return len(sample.ids) - sum(sample.events)
+
+
+def _newest(sample: Sample, window: int) -> Sample:
     """The id that begins the sequence stays, where there is one."""
-    begun = int(sample.ids[0] == bos_id)
-    newest = (window - begun) // sample.unit * sample.unit
-    keep = np.concatenate([np.arange(begun), np.arange(len(sample.ids) - newest, len(sample.ids))])
-    return replace(sample, ids=sample.ids[keep], learn=sample.learn[keep])
+    begun = _begun(sample)
+    count = newest(sample.events, window - begun)
+    events = sample.events[len(sample.events) - count :]
+    keep = np.concatenate([np.arange(begun), np.arange(len(sample.ids) - sum(events), len(sample.ids))])
+    return replace(sample, ids=sample.ids[keep], learn=sample.learn[keep], events=events)
 
 
-def _split(sample: Sample, window: int, bos_id: int | None) -> list[Sample]:
-    begun = int(sample.unit > 1 and sample.ids[0] == bos_id)
-    whole = (window - begun) // sample.unit * sample.unit
-    ends = [*range(begun + whole, len(sample.ids), window // sample.unit * sample.unit), len(sample.ids)]
+def newest(lengths: Sequence[int], room: int) -> int:
+    """How many events, the newest first, fit so many ids."""
+    count = 0
+    for length in reversed(lengths):
+        if length > room:
+            break
+        room, count = room - length, count + 1
+    return count
+
+
+def _split(sample: Sample, window: int) -> list[Sample]:
+    """What begins a sequence of events is in the first part."""
+    if sample.events:
+        whole = list(_whole(_begun(sample), sample.events, window))
+    else:
+        ends = [*range(window, len(sample.ids), window), len(sample.ids)]
+        whole = [(begin, end, ()) for begin, end in pairwise([0, *ends])]
     return [
-        replace(sample, id=f"{sample.id}#{part}", ids=sample.ids[begin:end], learn=sample.learn[begin:end])
-        for part, (begin, end) in enumerate(pairwise([0, *ends]), start=1)
+        replace(
+            sample,
+            id=f"{sample.id}#{part}",
+            ids=sample.ids[begin:end],
+            learn=sample.learn[begin:end],
+            events=events,
+        )
+        for part, (begin, end, events) in enumerate(whole, start=1)
     ]
+
+
+def _whole(begun: int, lengths: Sequence[int], window: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """From where to where each part lies, and the lengths of its events, as many as the window takes."""
+    begin, end, held = 0, begun, list[int]()
+    for length in lengths:
+        if held and end + length - begin > window:
+            yield begin, end, tuple(held)
+            begin, held = end, []
+        end += length
+        held.append(length)
+    yield begin, end, tuple(held)

@@ -178,8 +178,7 @@ class Reader:
         return render(row, self._part.dataset, self._source.tokenizer)
 
     def _fitted(self, sample: Sample) -> tuple[Sequence[Sample], str | None]:
-        source = self._source
-        return fit(sample, self._part.dataset, source.window, source.tokenizer.bos_id)
+        return fit(sample, self._part.dataset, self._source.window)
 
     def _count(self, row: Row, samples: Sequence[Sample], reason: str | None) -> None:
         state = self.state

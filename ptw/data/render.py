@@ -1,6 +1,7 @@
 """How does a row become ids, and which of them are targets?"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from ptw.data.sample import Sample
 from ptw.data.turns import render_chat
 from ptw.errors import PtwError
 from ptw.files.read import Row
+from ptw.tokens.events import Event, items_of
 from ptw.tokens.tokenizer import Tokenizer
 from ptw.workspace.manifest import DatasetEntry
 
@@ -70,20 +72,18 @@ def _text(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
     return Sample(row.place, ids, np.arange(len(ids)) > 0)
 
 
-def events_of(row: Row) -> list[str]:
-    """The items of an event row, the oldest first; PtwError without its place."""
-    items = row.value.get("items")
-    if not isinstance(items, list) or not all(isinstance(item, str | int) for item in items):
-        raise PtwError(f"an event row needs `items`, a list of item ids; this row has {short(items)}")
-    return [str(item) for item in items]
-
-
 def _event(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
-    items = events_of(row)
-    kept = items[: max(len(items) - dataset.leave_out, 0)]
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    ids = np.array(bos + tokenizer.item_ids(kept), dtype=np.int32)
-    return Sample(row.place, ids, np.arange(len(ids)) > 0, unit=tokenizer.item_length)
+    items = items_of(row.value)
+    kept = tokenizer.events(items, row.value, max(len(items) - dataset.leave_out, 0))
+    return sequence(row.place, tokenizer, kept)
+
+
+def sequence(place: str, tokenizer: Tokenizer, events: Sequence[Event]) -> Sample:
+    """Events one after the other. What fields say before an item is given, and no target by default."""
+    begun = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    ids = np.array([*begun, *(id_ for event in events for id_ in event.ids)], dtype=np.int32)
+    learn = ~np.isin(ids, tokenizer.unlearnt_ids) & (np.arange(len(ids)) > 0)
+    return Sample(place, ids, learn, events=tuple(len(event.ids) for event in events))
 
 
 _RENDER = {

@@ -11,8 +11,8 @@ class Sample:
 
     `learn[i]`: `ids[i]` is a target; the first id of a document never is. `lengths` are those of its
     documents, where it has several. `context` counts assistant turns that are context only. `rating` is what
-    a person or a teacher made of it. `keeps_ends`: a document that is cut keeps its last id. `unit`: so many
-    ids are an item, which is never cut.
+    a person or a teacher made of it. `keeps_ends`: a document that is cut keeps its last id. `events`: how
+    many ids each event of a sequence has, none of which is ever cut; what begins the sequence is in none.
     """
 
     id: str
@@ -22,7 +22,7 @@ class Sample:
     context: int = 0
     rating: float | None = None
     keeps_ends: bool = False
-    unit: int = 1
+    events: tuple[int, ...] = ()
 
     @property
     def documents(self) -> tuple[int, ...]:

@@ -10,13 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from ptw.data.render import events_of, render
+from ptw.data.fit import newest
+from ptw.data.render import sequence
 from ptw.data.sample import Sample
 from ptw.data.sources import rows
 from ptw.errors import PtwError
 from ptw.files.read import Row
+from ptw.tokens.events import Event, items_of
+from ptw.tokens.fields import AFTER, BEFORE
 from ptw.tokens.tokenizer import Tokenizer, vocabulary_of
 from ptw.workspace.manifest import DatasetEntry
 
@@ -41,7 +42,7 @@ class Catalogue:
     def numbers(self, row: Row) -> list[int]:
         """The items of an event row; PtwError with the row's place."""
         try:
-            return [self._numbers[item] for item in events_of(row)]
+            return [self._numbers[item] for item in items_of(row.value)]
         except PtwError as error:
             raise PtwError(f"{row.place}: {error}") from error
         except KeyError as error:
@@ -54,7 +55,7 @@ class Catalogue:
 class Case:
     """One sequence: what is known of it, and which item comes next. Items are numbers of the catalogue."""
 
-    input: Sample  # the ids that a model reads, the newest that fit its window
+    input: Sample  # the ids that a model reads, the newest events that fit its window
     seen: tuple[int, ...]  # the whole input's items, also those that the window cuts off
     target: int
     user: str | None = None  # the row's `id`
@@ -73,10 +74,8 @@ def split_of(dataset: DatasetEntry) -> Split:
 
 def catalogue_of(tokenizer: Tokenizer) -> Catalogue:
     """Every item of its semantic IDs; else every token that is no special one, in the order of the ids."""
-    if tokenizer.vocabularies:
-        return Catalogue(vocabulary_of(tokenizer).items)
-    vocabulary = sorted((id_, token) for token, id_ in tokenizer.hf.get_vocab().items())
-    return Catalogue(tuple(token for id_, token in vocabulary if id_ not in tokenizer.special_ids))
+    items = vocabulary_of(tokenizer).items if tokenizer.vocabularies else tokenizer.item_names
+    return Catalogue(items)
 
 
 def cases(
@@ -88,23 +87,39 @@ def cases(
     window: int,
     about: Sequence[str] = (),
 ) -> Iterator[Case]:
-    """Sequences with at least one item before the target; of an input the newest items fit the window.
+    """Sequences with at least one item before the target; of an input the newest events fit the window.
 
-    So do the codes of the item that comes next, but for its last one, which no model reads.
+    Of the target the input has what is known before it, and never what is known after. `about`: keys of the
+    row; of one that fields are read from, the target's.
     """
-    before = dataclasses.replace(dataset, leave_out=BACK[split])
-    first = 0 if tokenizer.bos_id is None else 1
     for row in rows(root, dataset.source):
-        ids = render(row, before, tokenizer).ids
-        if len(ids) <= first:
-            continue
-        *seen, target = (numbers := catalogue.numbers(row))[: len(numbers) - BACK[split] + 1]
-        newest = (window - first - tokenizer.item_length + 1) // tokenizer.item_length * tokenizer.item_length
-        kept = np.concatenate([ids[:first], ids[first:][-newest:]]).astype(np.int32)
+        try:
+            items = items_of(row.value)
+            at = len(items) - BACK[split]  # the target's place
+            if at < 1:
+                continue
+            *before, asked = tokenizer.events(items, row.value, at + 1)
+            input_ = input_of(row.place, tokenizer, before, asked, window)
+        except PtwError as error:
+            raise PtwError(f"{row.place}: {error}") from error
+        numbers, own = catalogue.numbers(row), tokenizer.fields.keys(BEFORE, AFTER)
         yield Case(
-            Sample(row.place, kept, np.zeros(len(kept), bool)),
-            tuple(seen),
-            target,
+            input_,
+            tuple(numbers[:at]),
+            numbers[at],
             None if (user := row.value.get("id")) is None else str(user),
-            {key: row.value.get(key) for key in about},
+            {key: row.value[key][at] if key in own else row.value.get(key) for key in about},
         )
+
+
+def input_of(place: str, tokenizer: Tokenizer, before: Sequence[Event], asked: Event, window: int) -> Sample:
+    """What a model reads to say the item of `asked`: the newest events, and what is known before the item.
+
+    The item's codes fit the window, too, but for the last one, which no model reads. PtwError: no room.
+    """
+    begun = 0 if tokenizer.bos_id is None else 1
+    room = window - begun - len(asked.before) - tokenizer.item_length + 1
+    if room < 0:
+        raise PtwError(f"a window of {window} has no room for an item and its fields; widen it")
+    kept = before[len(before) - newest([len(event.ids) for event in before], room) :]
+    return sequence(place, tokenizer, [*kept, Event(asked.before, (), ())])

@@ -1,25 +1,29 @@
 """Which items come next for somebody: after a history or a prompt, under the filters of a request?"""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ptw.data.render import events_of
 from ptw.data.sources import rows
 from ptw.errors import PtwError
 from ptw.evals.answer import prompt_ids
 from ptw.evals.attributes import Items
-from ptw.evals.cases import Catalogue, catalogue_of
+from ptw.evals.cases import Catalogue, catalogue_of, input_of
 from ptw.evals.evaluate import device_of, tokenizer_of, window_of
 from ptw.evals.filters import Filters, filtered
 from ptw.evals.generated import BEAMS, Generator
 from ptw.evals.recommend import items_of
 from ptw.nn.layout import Layout
 from ptw.runs.open import Opened, demand_words
+from ptw.tokens.events import Event
+from ptw.tokens.events import items_of as items_in
+from ptw.tokens.fields import AFTER, BEFORE
 from ptw.tokens.tokenizer import Tokenizer
 from ptw.workspace.manifest import Workspace
+from ptw.workspace.problem import hint_of
 
 NAMED_BY = ("title", "name")  # keys of an item that people know it by
 
@@ -31,6 +35,7 @@ class Request:
     history: tuple[str, ...] = ()
     member: str | None = None  # in place of a history
     prompt: str | None = None  # in place of a history, of a model of words
+    now: Mapping[str, str] = field(default_factory=dict)  # what is known of the event that is asked for
     filters: Filters = field(default_factory=Filters)
     top: int = 10
 
@@ -64,13 +69,14 @@ def next_items(workspace: Workspace, opened: Opened, request: Request, why: bool
     PtwError for an item, member, key or value that there is not, and where nothing is allowed.
     """
     demand_words(opened)
-    if request.member is not None:
-        request = replace(request, history=history_of(workspace, opened, request.member))
+    member = request.member
+    row = {"items": [*request.history]} if member is None else row_of(workspace, opened, member)
+    history = items_in(row)
     tokenizer = tokenizer_of(opened)
     catalogue = catalogue_of(tokenizer)
     items = items_of(workspace, opened, catalogue)
-    kept = filtered(catalogue, items, request.filters, request.history)
-    ids = _ids(opened, tokenizer, request)
+    kept = filtered(catalogue, items, request.filters, history)
+    ids = _ids(opened, tokenizer, request, row)
     likeliest = _generated if tokenizer.vocabularies else _scored
     found = tuple(
         Recommendation(catalogue.names[number], score, title(items, number))
@@ -94,8 +100,8 @@ def title(items: Items | None, number: int) -> str | None:
     return None
 
 
-def history_of(workspace: Workspace, opened: Opened, member: str) -> tuple[str, ...]:
-    """All items of the row with this `id`, those that were left out of training too."""
+def row_of(workspace: Workspace, opened: Opened, member: str) -> Mapping[str, Any]:
+    """The row with this `id`, with the events that were left out of training too."""
     entry = workspace.datasets.get(opened.dataset or "")
     events = [share.dataset for share in entry.parts if share.dataset.format == "event"] if entry else []
     if not events:
@@ -106,21 +112,34 @@ def history_of(workspace: Workspace, opened: Opened, member: str) -> tuple[str, 
     for dataset in events:
         for row in rows(workspace.root, dataset.source):
             if str(row.value.get("id")) == member:
-                return tuple(events_of(row))
+                return row.value
     names = " or ".join(dataset.name for dataset in events)
     raise PtwError(f"member {member!r}: no row of dataset {names} has this `id`")
 
 
-def _ids(opened: Opened, tokenizer: Tokenizer, request: Request) -> list[int]:
-    """What the model reads: the prompt, or the newest of the history that fit its window."""
+def _ids(opened: Opened, tokenizer: Tokenizer, request: Request, row: Mapping[str, Any]) -> list[int]:
+    """What the model reads: the prompt, or the newest events that fit its window."""
     if request.prompt is not None:
         return prompt_ids(opened, tokenizer, request.prompt)
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    if not bos and not request.history:
+    if tokenizer.bos_id is None and not row["items"]:
         raise PtwError("the history is empty: name at least one item")
-    length = tokenizer.item_length
-    newest = (window_of(opened) - len(bos) - length + 1) // length
-    return [*bos, *tokenizer.item_ids(request.history[-newest:])]
+    *before, asked = _events(tokenizer, row, request.now)
+    return input_of("the history", tokenizer, before, asked, window_of(opened)).ids.tolist()
+
+
+def _events(tokenizer: Tokenizer, row: Mapping[str, Any], now: Mapping[str, str]) -> list[Event]:
+    """Those of the history, and the one that is asked for, of which only `now` is known."""
+    fields, items = tokenizer.fields, items_in(row)
+    early, late = fields.keys(BEFORE), fields.keys(AFTER)
+    for key in now:
+        if key not in early:
+            why = "it only once they are over" if key in late else "no such field"
+            hint = hint_of(key, early, "fields that a request brings")
+            raise PtwError(f"--now {key}: events of tokenizer {tokenizer.name} have {why}; {hint}")
+    asked = {key: fields.parsed(key, text) for key, text in now.items()}
+    known = {key: row[key] if key in row else [None] * len(items) for key in (*early, *late)}
+    values = {key: [*column, asked.get(key)] for key, column in known.items()}
+    return tokenizer.events([*items, None], values)
 
 
 def _generated(

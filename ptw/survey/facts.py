@@ -1,5 +1,6 @@
 """What would one tell a colleague of the dataset, line by line?"""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from ptw.survey.figures import Epoch, epoch
@@ -130,6 +131,11 @@ def _events(events: Events) -> Iterator[Fact]:
     if events.unknown:
         names = ", ".join(repr(item) for item in events.unknown_items)
         yield "unknown", f"{events.unknown:,} events name items that are not in the catalogue: {names}, ..."
+    if events.labels:
+        share = sum(map(Counter.total, events.labels.values())) / events.events
+        yield "fields", f"{share:.3g} of an event, in {events.field_ids / events.events:.3g} tokens"
+        unknown = (f"{name} {counts[None] / counts.total():.1%}" for name, counts in events.labels.items())
+        yield "not known", ", ".join(unknown)
     if events.leave_out:
         yield "left out", f"{events.taken:,} events, the last {events.leave_out} of each user"
 

@@ -149,6 +149,11 @@ def _events(tally: Tally) -> dict[str, Any]:
         "items_seen": len(events.seen),
         "unknown": events.unknown,
         "unknown_items": events.unknown_items,
+        "fields": {
+            name: {label or "": count for label, count in counts.items()}
+            for name, counts in events.labels.items()
+        },
+        "field_ids": events.field_ids,
     }
 
 

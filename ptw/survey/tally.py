@@ -68,6 +68,9 @@ class Events:
     unknown_items: list[str] = field(default_factory=list)  # the first few
     seen: set[int] = field(default_factory=set)  # items that are learnt or follow one
     catalogue: int = 0
+    labels: dict[str, Counter[str | None]] = field(default_factory=dict)  # of each field, where they have any
+    events: int = 0  # whose fields these are
+    field_ids: int = 0  # that say them
 
     def add(self, reading: Reading, tokenizer: Tokenizer) -> None:
         items = reading.row.value.get("items") if reading.row is not None else None
@@ -82,7 +85,16 @@ class Events:
             if item not in self.unknown_items and len(self.unknown_items) < UNKNOWN:
                 self.unknown_items.append(item)
         if reading.whole is not None:
-            self.seen.update(set(reading.whole.ids.tolist()) - tokenizer.special_ids)
+            ids = Counter(reading.whole.ids.tolist())
+            self.seen.update(ids.keys() - tokenizer.special_ids)
+            self.events += len(reading.whole.events)
+            self._count_fields(ids, tokenizer)
+
+    def _count_fields(self, ids: Counter[int], tokenizer: Tokenizer) -> None:
+        for id_ in ids.keys() & tokenizer.field_ids.keys():
+            self.field_ids += ids[id_]
+            for name, label in tokenizer.fields.said[tokenizer.field_ids[id_]].items():
+                self.labels.setdefault(name, Counter())[label] += ids[id_]
 
 
 @dataclass

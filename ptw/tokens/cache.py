@@ -1,4 +1,4 @@
-"""Where is a tokenizer kept that was built from a workspace's data?"""
+"""Where is kept what was made of a workspace's data for a tokenizer?"""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ptw.errors import PtwError
-from ptw.tokens import fingerprint
-
-if TYPE_CHECKING:
-    from ptw.tokens.tokenizer import Tokenizer
 
 
-def cached(root: Path, digest: str, build: Callable[[], Tokenizer]) -> Path:
-    """The folder of the tokenizer with this digest; built and written aside first, if it isn't there yet."""
+class Kept(Protocol):
+    def save(self, folder: Path) -> None: ...
+
+
+def cached(root: Path, digest: str, build: Callable[[], Kept]) -> Path:
+    """The folder with this digest; built and written aside first, if it isn't there yet."""
     kept = root / ".ptw" / "tokenizers"
     folder = kept / digest
     if folder.is_dir():
@@ -27,8 +27,7 @@ def cached(root: Path, digest: str, build: Callable[[], Tokenizer]) -> Path:
         kept.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{digest[:8]}-", dir=kept))
         try:
-            built.hf.save_pretrained(str(aside))
-            fingerprint.write(aside, built)
+            built.save(aside)
             # mkdtemp's folder is for its owner alone
             aside.chmod(0o755)
             os.rename(aside, folder)

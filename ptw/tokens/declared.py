@@ -1,6 +1,8 @@
 """Which tokenizer does a workspace declare: one that is there, or one that is made of its data?"""
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +11,14 @@ import huggingface_hub
 from ptw.errors import PtwError
 from ptw.files.find import content_digest, find
 from ptw.files.read import Row, read
-from ptw.tokens import grown, semantic
+from ptw.tokens import fields as event_fields
+from ptw.tokens import grown, merges, semantic
 from ptw.tokens.cache import cached
+from ptw.tokens.events import items_of
+from ptw.tokens.fields import Fields
 from ptw.tokens.items import build_items
 from ptw.tokens.learn import CHATML, learn, texts_of
+from ptw.tokens.merges import Side
 from ptw.tokens.tokenizer import Tokenizer, open_folder
 from ptw.workspace.manifest import TokenizerEntry, Workspace
 
@@ -29,14 +35,16 @@ def open_tokenizer(workspace: Workspace, name: str) -> Tokenizer:
         found.notes += (f"tokenizer {name}: {taught}",)
     if entry.chat_template is not None:
         found.hf.chat_template = _template(workspace.root / entry.chat_template, name)
-    elif not entry.semantic_ids and not entry.special_tokens:
+    elif not entry.semantic_ids and not entry.special_tokens and not entry.fields:
         return found
     opened = {one: workspace.semantic_ids[one] for one in entry.semantic_ids}
     vocabularies = {
         one: semantic.open_semantic_ids(workspace.root, declared) for one, declared in opened.items()
     }
-    hf = grown.grow(found.hf, name, vocabularies, entry.special_tokens)
-    return Tokenizer(hf, name, found.notes, found.own_stops, vocabularies=vocabularies)
+    fields = _fields(workspace, entry)
+    hf = grown.grow(found.hf, name, vocabularies, [*entry.special_tokens, *fields.said])
+    notes = (*found.notes, *_few_merges(entry, fields))
+    return Tokenizer(hf, name, notes, found.own_stops, vocabularies=vocabularies, fields=fields)
 
 
 def _declared(workspace: Workspace, entry: TokenizerEntry) -> Tokenizer:
@@ -99,6 +107,39 @@ def _learnt_folder(workspace: Workspace, entry: TokenizerEntry) -> Path:
         text for part in parts for text in texts_of(_rows(workspace, part.source), part.format, entry.name)
     )
     return cached(workspace.root, digest, lambda: Tokenizer(learn(texts, size), entry.name))
+
+
+def _fields(workspace: Workspace, entry: TokenizerEntry) -> Fields:
+    """Those that are declared, with the merges that their dataset teaches; learnt once, then kept."""
+    plain = Fields(entry.fields.values())
+    if entry.merges_from is None:
+        return plain
+    parts = [share.dataset for share in workspace.datasets[entry.merges_from].parts]
+    content = [
+        text for part in parts for text in (content_digest(find(workspace.root, part.source)), part.leave_out)
+    ]
+    digest = _digest("merges", *map(str, content), str(entry.merges), json.dumps(plain.as_json()))
+    return event_fields.read(cached(workspace.root, digest, lambda: _with_merges(workspace, entry, plain)))
+
+
+def _with_merges(workspace: Workspace, entry: TokenizerEntry, plain: Fields) -> Fields:
+    sides: Counter[Side] = Counter()
+    assert entry.merges_from is not None
+    for share in workspace.datasets[entry.merges_from].parts:
+        for row in _rows(workspace, share.dataset.source):
+            try:
+                items = items_of(row.value)
+                kept = max(len(items) - share.dataset.leave_out, 0)
+                sides.update(side for both in plain.sides(row.value, len(items), kept) for side in both)
+            except PtwError as error:
+                raise PtwError(f"{row.place}: {error}") from error
+    return Fields(plain.declared, merges.learn(sides, entry.merges, plain.may_join))
+
+
+def _few_merges(entry: TokenizerEntry, fields: Fields) -> Iterator[str]:
+    if len(fields.merges) < entry.merges:
+        taught = f"its data taught {len(fields.merges)} merges, fewer than merges = {entry.merges}"
+        yield f"tokenizer {entry.name}: {taught}"
 
 
 def _rows(workspace: Workspace, source: tuple[str, ...]) -> Iterator[Row]:

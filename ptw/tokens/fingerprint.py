@@ -71,6 +71,10 @@ def first_difference(own: Tokenizer, other: Tokenizer) -> str | None:
                 f"version {now.version} was not made of its version {ids.version} by `ptw vocab extend`; "
                 f"declare version = {ids.version} in [semantic_ids.{name}]"
             )
+    if own.fields and own.fields.as_json() != other.fields.as_json():
+        names = [", ".join(one.name for one in side.fields.declared) or "none" for side in (own, other)]
+        same = "the same fields, told apart or merged otherwise" if names[0] == names[1] else names[1]
+        return f"its events have the fields {names[0]} there, {same} here"
     for probe, before, now in zip(PROBES, own.probed["texts"], other.probed["texts"], strict=True):
         if before != now:
             return f"other ids for {probe!r}"

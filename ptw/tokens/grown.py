@@ -20,7 +20,8 @@ T = TypeVar("T")
 def grow(hf: Any, name: str, vocabularies: Vocabularies, special: Sequence[str]) -> Any:
     """The tokenizer with all tokens of these vocabularies, whole code spaces, in the order that is declared.
 
-    They are never split, and are no special tokens: a model may say them. PtwError where it has one already.
+    They are never split, and are no special tokens: a model may say them. Those of fields of events are
+    among `special`, for they are neither items nor text. PtwError where it has one already.
     """
     from tokenizers import AddedToken
 

@@ -47,6 +47,7 @@ class Side:
     chat_with: Callable[[AwkwardChat], str] | None = None  # None: what it is has no templates
     chat_ids_with: Callable[[AwkwardChat], list[int]] | None = None
     hf: Any = None  # of transformers, where it is one
+    events: Tokenizer | None = None  # where it knows of events that have fields
 
     def encode(self, text: str, special: bool = False) -> list[int] | None:
         """`special` adds what stands around a text."""
@@ -54,6 +55,26 @@ class Side:
 
     def decode(self, ids: list[int]) -> str | None:
         return _or_none(lambda: self.decode_with(ids))
+
+    @property
+    def has_events(self) -> bool:
+        return self.events is not None
+
+    def sequence(self, row: Mapping[str, Any]) -> list[int]:
+        """The ids of a row of events, without what begins one."""
+        assert self.events is not None
+        return [id_ for event in self.events.events(list(map(str, row["items"])), row) for id_ in event.ids]
+
+    def told(self, ids: list[int]) -> list[dict[str, str | None]]:
+        """Of each event the labels of its fields."""
+        assert self.events is not None
+        return self.events.told(ids)
+
+    def fields_of(self, id_: int) -> tuple[str, ...]:
+        """The fields that an id tells of; none of an item's."""
+        assert self.events is not None
+        token = self.events.field_ids.get(id_)
+        return () if token is None else tuple(self.events.fields.said[token])
 
     @property
     def has_templates(self) -> bool:
@@ -137,6 +158,7 @@ def trained(name: str, tokenizer: Tokenizer) -> Side:
         chat,
         lambda asked: tokenizer.encode(chat(asked)),
         tokenizer.hf,
+        tokenizer if tokenizer.fields else None,
     )
 
 

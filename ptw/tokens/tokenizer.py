@@ -1,15 +1,18 @@
 """Which ids stand for a text, a chat or an item, and is it the same tokenizer as before?"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ptw.errors import PtwError
+from ptw.tokens import fields as event_fields
 from ptw.tokens import fingerprint, grown
 from ptw.tokens.chat import Chat, Message
+from ptw.tokens.events import Event, events_in
+from ptw.tokens.fields import Fields
 from ptw.tokens.grown import Items, Vocabularies
 from ptw.tokens.pipeline import PROBES, build
 from ptw.tokens.semantic import SemanticIds
@@ -44,6 +47,7 @@ class Tokenizer:
         stop_ids: frozenset[int] = frozenset(),
         is_automatic: bool = False,
         vocabularies: Vocabularies = MappingProxyType({}),
+        fields: Fields | None = None,
     ) -> None:
         self.hf = hf
         self.name = name
@@ -51,6 +55,7 @@ class Tokenizer:
         self.is_automatic = is_automatic  # `hf` is what AutoTokenizer gives, unchanged
         self.vocabularies = vocabularies  # of semantic IDs
         self.items = Items(vocabularies)
+        self.fields = fields or Fields()  # of events
         self.own_stops = stop_ids  # of the checkpoint's generation_config.json
         self._vocabulary: dict[str, int] = hf.get_vocab()
         if not self._vocabulary:
@@ -101,6 +106,47 @@ class Tokenizer:
             )
         return [id_ for item in items for id_ in self._ids_of(item)]
 
+    def events(
+        self, items: Sequence[str | None], values: Mapping[str, Any], first: int | None = None
+    ) -> list[Event]:
+        """The first so many events of a row, or all: each item's ids, and those of its fields around it.
+
+        items: None is one that is asked for, and has no ids. values: of the row; where the tokenizer has no
+        fields they say nothing. PtwError without the row's place, as of `item_ids` and of `Fields.labels`.
+        """
+        kept = items if first is None else items[:first]
+        own = [() if item is None else tuple(self.item_ids([item])) for item in kept]
+        if not self.fields:
+            return [Event((), item, ()) for item in own]
+        sides = self.fields.sides(values, len(items), len(kept))
+        return [Event(self._each(b), item, self._each(a)) for item, (b, a) in zip(own, sides, strict=True)]
+
+    def told(self, ids: Sequence[int]) -> list[dict[str, str | None]]:
+        """Of each event of these ids the labels of its fields, which `events` made tokens of."""
+        sides = {id_: self.fields.side_of[token] for id_, token in self.field_ids.items()}
+        begun = ids[1:] if ids and ids[0] == self.bos_id else ids
+        said = []
+        for event in events_in(begun, sides, self.item_length):
+            tokens = [self.field_ids[id_] for id_ in (*event.before, *event.after)]
+            said.append({name: one for token in tokens for name, one in self.fields.said[token].items()})
+        return said
+
+    @cached_property
+    def field_ids(self) -> dict[int, str]:
+        """Of each id of fields of events its token."""
+        return {self._vocabulary[token]: token for token in self.fields.said}
+
+    @cached_property
+    def unlearnt_ids(self) -> list[int]:
+        """Those of fields that no model learns to say."""
+        return [self._vocabulary[token] for token in self.fields.unlearnt]
+
+    @property
+    def item_names(self) -> tuple[str, ...]:
+        """Of a tokenizer with a token for each item: all of them, in the order of their ids."""
+        known = sorted((id_, token) for token, id_ in self._vocabulary.items())
+        return tuple(token for id_, token in known if id_ not in self.special_ids)
+
     def unknown_items(self, items: Sequence[str]) -> list[str]:
         """Those that have no ids, or that are special tokens."""
         return [item for item in items if not self._ids_of(item)]
@@ -122,7 +168,10 @@ class Tokenizer:
         if self.vocabularies:
             return [self._vocabulary[token] for token in self.items.tokens(item) or ()]
         id_ = self._vocabulary.get(item, -1)
-        return [] if id_ in self.special_ids | {-1} else [id_]
+        return [] if id_ == -1 or id_ in self.special_ids else [id_]
+
+    def _each(self, tokens: Sequence[str]) -> tuple[int, ...]:
+        return tuple(self._vocabulary[token] for token in tokens)
 
     @property
     def stop_ids(self) -> set[int]:
@@ -156,6 +205,7 @@ class Tokenizer:
         digests = {name: ids.digest for name, ids in self.vocabularies.items()}
         return {
             **({"semantic_ids": digests} if digests else {}),
+            **({"fields": self.fields.as_json()} if self.fields else {}),
             "vocabulary": sorted((id_, token) for token, id_ in self._vocabulary.items()),
             "special": [self.bos_id, self.eos_id, sorted(self.special_ids)],
             "texts": [self._probed(probe) for probe in PROBES],
@@ -179,6 +229,7 @@ class Tokenizer:
         try:
             self.hf.save_pretrained(str(folder))
             grown.save(folder, self.vocabularies)
+            self.fields.save(folder)
             fingerprint.write(folder, self)
         except OSError as error:
             raise PtwError(f"tokenizer {self.name} can't be written to {folder}: {error}") from error
@@ -206,8 +257,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 def open_folder(folder: Path, name: str) -> Tokenizer:
     """The tokenizer of a folder, under this name; PtwError as of `load_tokenizer`."""
     hf, notes = build(folder, name)
-    stops, vocabularies = _generation_stops(folder), grown.read(folder)
-    found = Tokenizer(hf, name, notes, stops, is_automatic=not notes, vocabularies=vocabularies)
+    stops, vocabularies, fields = _generation_stops(folder), grown.read(folder), event_fields.read(folder)
+    lacking = [token for token in fields.said if token not in hf.get_vocab()]
+    if lacking:
+        raise PtwError(
+            f"{folder}: its tokenizer lacks {lacking[0]!r}, of {event_fields.FILE}; export it again"
+        )
+    found = Tokenizer(hf, name, notes, stops, not notes, vocabularies, fields)
     fingerprint.demand(folder, found)
     return found
 

@@ -62,7 +62,7 @@ def declared_ids(run: Grown) -> list[int]:
         id_ for name in run.tokenizer.vocabularies for level in run.tokenizer.code_ids(name) for id_ in level
     ]
     special = [run.tokenizer.hf.convert_tokens_to_ids(token) for token in run.plan.tokenizer.special_tokens]
-    return sorted([*codes, *special])
+    return sorted([*codes, *special, *run.tokenizer.field_ids])
 
 
 def _texts(plan: Plan, tokenizer: Tokenizer, known: int) -> Iterator[tuple[int, list[list[int]]]]:

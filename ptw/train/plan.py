@@ -19,6 +19,7 @@ from ptw.workspace.manifest import (
     Share,
     TokenizerEntry,
     Workspace,
+    tokenizer_entry,
 )
 from ptw.workspace.problem import hint_of
 
@@ -44,7 +45,7 @@ class Plan:
     tokenizer: TokenizerEntry
     dataset: str
     eval_dataset: str | None
-    datasets: Mapping[str, DatasetEntry]  # these two, and the one that the tokenizer learns from
+    datasets: Mapping[str, DatasetEntry]  # these two, and those that the tokenizer learns from
     cluster: ClusterEntry
     settings: Mapping[str, object]  # every field of the recipe's Settings
     overrides: Mapping[str, str]
@@ -93,7 +94,7 @@ class Plan:
                 "folder": None if values["folder"] is None else Path(values["folder"]),
                 "model": ModelEntry(**values["model"]),
                 "roles": {role: ModelEntry(**entry) for role, entry in values.get("roles", {}).items()},
-                "tokenizer": _tokenizer(values["tokenizer"]),
+                "tokenizer": tokenizer_entry(**values["tokenizer"]),
                 "semantic_ids": {
                     name: SemanticIdsEntry(**entry) for name, entry in values.get("semantic_ids", {}).items()
                 },
@@ -111,7 +112,7 @@ def resolve(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> 
         raise PtwError(f"workspace.toml: no recipe named {recipe!r}; {hint}")
     file = rooms.files(workspace.root, "recipes")[entry.recipe]
     tokenizer = workspace.tokenizers[entry.tokenizer]
-    used = {entry.dataset, entry.eval_dataset, tokenizer.learn_from} - {None}
+    used = {entry.dataset, entry.eval_dataset, tokenizer.learn_from, tokenizer.merges_from} - {None}
     return Plan(
         root=workspace.root,
         recipe=recipe,
@@ -219,11 +220,6 @@ def _pinned(workspace: Workspace, name: str) -> SemanticIdsEntry:
     """With the version that is the newest now: one that is built later is not the run's."""
     entry = workspace.semantic_ids[name]
     return dataclasses.replace(entry, version=chosen_version(workspace.root, entry))
-
-
-def _tokenizer(values: Mapping[str, Any]) -> TokenizerEntry:
-    lists = {key: tuple(values.get(key, ())) for key in ("semantic_ids", "special_tokens")}
-    return TokenizerEntry(**{**values, **lists})
 
 
 def _dataset(values: Mapping[str, Any]) -> DatasetEntry:

@@ -39,3 +39,8 @@ def formats_of(document: Document, name: str) -> dict[str, object]:
 def unknown(document: Document, path: tuple[str, ...], name: str, section: str) -> Problem:
     known = list(tables(document, section))
     return document.problem(path, name, f"there is no [{section}.{name}]", hint_of(name, known, section))
+
+
+def written(value: object) -> str:
+    """A value of a field of events as text, however it stands in TOML or JSON."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -9,6 +9,7 @@ from typing import Any
 from ptw.errors import PtwError
 from ptw.workspace.check import document_problems
 from ptw.workspace.document import FILE, Document, read_document
+from ptw.workspace.entries import written
 
 BUILT = "semantic_ids"  # the folder of vocabularies that were built
 
@@ -28,6 +29,19 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
+class FieldEntry:
+    """A field of events beside their item: when it is known, and which of its values are told apart."""
+
+    name: str
+    known: str  # before: as soon as the item is asked for; after: once the event is over
+    key: str  # of the row: a list with a value for each item
+    values: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    part: str | None = None  # of a time: hour, weekday, or gap, the seconds since the event before
+    learn: bool = False
+
+
+@dataclass(frozen=True)
 class TokenizerEntry:
     name: str
     hf: str | None = None
@@ -39,6 +53,9 @@ class TokenizerEntry:
     semantic_ids: tuple[str, ...] = ()  # vocabularies whose codes are tokens, too
     special_tokens: tuple[str, ...] = ()
     init: str = "grounded"  # of the rows that a model gets for them
+    fields: Mapping[str, FieldEntry] = field(default_factory=dict)  # of events, in this order
+    merges: int = 0  # of tokens of fields that stand beside each other
+    merges_from: str | None = None  # the dataset of events that teaches them
 
 
 @dataclass(frozen=True)
@@ -211,10 +228,39 @@ def dataset_entry(name: str, source: str | list[str], **table: Any) -> DatasetEn
 
 
 def tokenizer_entry(
-    name: str, semantic_ids: str | Sequence[str] = (), special_tokens: Sequence[str] = (), **table: Any
+    name: str,
+    semantic_ids: str | Sequence[str] = (),
+    special_tokens: Sequence[str] = (),
+    fields: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    **table: Any,
 ) -> TokenizerEntry:
+    """Of its table in workspace.toml, or of what a run's record holds."""
     vocabularies = (semantic_ids,) if isinstance(semantic_ids, str) else tuple(semantic_ids)
-    return TokenizerEntry(name, semantic_ids=vocabularies, special_tokens=tuple(special_tokens), **table)
+    declared = {one: field_entry(**{"name": one, **values}) for one, values in fields.items()}
+    return TokenizerEntry(
+        name, semantic_ids=vocabularies, special_tokens=tuple(special_tokens), fields=declared, **table
+    )
+
+
+def field_entry(
+    name: str,
+    known: str,
+    key: str | None = None,
+    values: Sequence[str | int] = (),
+    bounds: Sequence[float] = (),
+    learn: bool | None = None,
+    **table: Any,
+) -> FieldEntry:
+    """What a request brings is not learnt, what came of it is, unless the workspace says otherwise."""
+    return FieldEntry(
+        name,
+        known,
+        key or name,
+        tuple(map(written, values)),
+        tuple(bounds),
+        learn=(known == "after") if learn is None else learn,
+        **table,
+    )
 
 
 def agent_entry(environment: Sequence[str] = (), **table: Any) -> AgentEntry:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from ptw.workspace import places
 from ptw.workspace.document import Document
 from ptw.workspace.entries import Entry, formats_of, tables, text_of, unknown
+from ptw.workspace.fields_check import event_problems
 from ptw.workspace.problem import Problem, hint_of
 
 ENCODERS = ("lsa", "none")  # that are no models
@@ -19,6 +20,7 @@ def tokenizer_problems(document: Document, name: str, entry: Entry) -> Iterator[
         if file is not None:
             yield from places.file_problems(document, (*path, key), file)
     yield from growth_problems(document, name, entry)
+    yield from event_problems(document, name, entry)
     learn_from = text_of(entry, "learn_from")
     if learn_from is None:
         return
@@ -46,8 +48,8 @@ def growth_problems(document: Document, name: str, entry: Entry) -> Iterator[Pro
         if "items" in entry and key in entry:
             hint = "remove one: with `items` every item is a token of its own, and nothing else is"
             yield document.problem((*path, key), entry[key], "stands beside items", hint)
-    if "init" in entry and not ({"semantic_ids", "special_tokens"} & entry.keys()):
-        hint = "remove the line, or add semantic_ids or special_tokens"
+    if "init" in entry and not ({"semantic_ids", "special_tokens", "fields"} & entry.keys()):
+        hint = "remove the line, or add semantic_ids, special_tokens or fields"
         yield document.problem((*path, "init"), entry["init"], "there are no new tokens", hint)
 
 

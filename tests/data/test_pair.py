@@ -66,11 +66,11 @@ def test_what_is_too_long_is_cut_and_still_ends(chat_tokenizer: Build) -> None:
     tokenizer = chat_tokenizer()
     sample = pair(tokenizer, query="Hi", positive="very long, " * 30, negatives=["also long, " * 30])
     whole = documents(sample)
-    (cut,), reason = fit(sample, entry(too_long="truncate"), len(whole[0]) + 40, None)
+    (cut,), reason = fit(sample, entry(too_long="truncate"), len(whole[0]) + 40)
     assert reason is None
     assert documents(cut) == [whole[0], *([*ids[:19], ids[-1]] for ids in whole[1:])]
     with pytest.raises(PtwError, match='too_long = "truncate" or "drop"'):
-        fit(sample, entry(), 50, None)
+        fit(sample, entry(), 50)
 
 
 def test_equal_texts_are_known_across_rows() -> None:

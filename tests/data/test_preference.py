@@ -86,15 +86,15 @@ def test_a_pair_that_is_too_long_is_cut_on_both_sides(chat_tokenizer: Build) -> 
     long = {"role": "assistant", "content": "I am fine: 1 2 3. " * 20}
     sample = pair(chat_tokenizer(), prompt=ASKED, chosen=[long], rejected=[BAD])
     chosen, rejected = sample.documents
-    (cut,), reason = fit(sample, entry("truncate"), rejected + 60, None)
+    (cut,), reason = fit(sample, entry("truncate"), rejected + 60)
     assert reason is None
     assert cut.documents == (60, rejected)  # the short answer leaves its room to the long one
     assert cut.ids.tolist() == [*sample.ids[:60], *sample.ids[chosen:]]
-    none, reason = fit(sample, entry("truncate"), 40, None)
+    none, reason = fit(sample, entry("truncate"), 40)
     assert not none
     assert reason == f"the first 40 of its {chosen + rejected} ids hold no target"
     with pytest.raises(PtwError, match='too_long = "truncate" or "drop"'):
-        fit(sample, entry(), 100, None)
+        fit(sample, entry(), 100)
 
 
 def test_no_token_is_learnt_across_documents(chat_tokenizer: Build) -> None:

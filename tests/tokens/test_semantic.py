@@ -113,9 +113,9 @@ def test_events_are_all_codes_of_their_items(films: Workspace, name: str) -> Non
         tokenizer.bos_id,
         *(codes[0][3], codes[1][2], codes[0][1], codes[1][3], codes[0][0], codes[1][0]),
     ]
-    (cut,), _ = fit(sample, views, 4, tokenizer.bos_id)
+    (cut,), _ = fit(sample, views, 4)
     assert cut.ids.tolist() == [tokenizer.bos_id, codes[0][0], codes[1][0]], "an item is not cut"
-    parts, _ = fit(sample, dataclasses.replace(views, too_long="split"), 4, tokenizer.bos_id)
+    parts, _ = fit(sample, dataclasses.replace(views, too_long="split"), 4)
     assert [len(part.ids) for part in parts] == [3, 4]
     assert tokenizer.unknown_items(["f1", "f7", "films.0.1"]) == ["f7", "films.0.1"]
     with pytest.raises(PtwError, match="item 'f7' is not in tokenizer"):

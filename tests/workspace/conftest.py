@@ -45,6 +45,31 @@ items = "data/items.jsonl"
 learn_from = "chats"
 vocab_size = 512
 
+[tokenizers.events]
+items = "data/items.jsonl"
+merges = 8
+merges_from = "viewings"
+
+[tokenizers.events.fields.device]
+values = ["tv", 2, true]
+known = "before"
+
+[tokenizers.events.fields.hour]
+part = "hour"
+key = "times"
+known = "before"
+
+[tokenizers.events.fields.since]
+part = "gap"
+bounds = [3600, 86400.5]
+key = "times"
+known = "before"
+
+[tokenizers.events.fields.seconds]
+bounds = [60, 600]
+known = "after"
+learn = false
+
 [datasets.viewings]
 source = "data/viewings.jsonl"
 format = "event"

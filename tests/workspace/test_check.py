@@ -186,7 +186,12 @@ MISTAKES = [
     ("gpus_per_worker = 0.5", "gpus_per_worker = nan", "clusters.gpus.gpus_per_worker", "a finite number"),
     ('recipe = "own"', 'recipe = "onw"', "recipes.first.recipe", "did you mean 'own'?"),
     ('model = "scratch"', 'model = "scrtch"', "recipes.first.model", "did you mean 'scratch'?"),
-    ('tokenizer = "words"', 'tokenizer = "x"', "recipes.first.tokenizer", "known tokenizers: titles, words"),
+    (
+        'tokenizer = "words"',
+        'tokenizer = "x"',
+        "recipes.first.tokenizer",
+        "known tokenizers: events, titles, words",
+    ),
     ('tokenizer = "words"', 'tokenizer = "titles"', "recipes.first.dataset", "knows only items"),
     ('dataset = "chats"', 'dataset = "viewings"', "recipes.first.dataset", "learnt from text"),
     (

@@ -24,6 +24,7 @@ from ptw.workspace.document import FILE
 from ptw.workspace.manifest import Workspace
 
 Answers = dict[str, Any]
+TOLD = 3  # faults that a side and the trainer share
 
 
 def verify_tokenizers(
@@ -88,7 +89,7 @@ def judged(subject: Subject, verifiers: Sequence[Verifier]) -> SubjectReport:
         tuple(said.measured),
         failures=(*subject.failures, *said.failures),
         file=FILE,
-        cases=len(subject.inputs["texts"]) + len(subject.inputs["chats"]),
+        cases=sum(len(subject.inputs[kind]) for kind in ("texts", "chats", "events")),
         by_case=tuple(said.by_case),
         explained=tuple(said.explained),
         remarks=(*subject.remarks, *said.remarks),
@@ -116,6 +117,7 @@ def _ask(verifier: Verifier, subject: Subject, said: _Said) -> None:
                 differ = _differing(metric, ours, theirs)
                 known = said.culprits.setdefault(held.side.name, set())
                 words = explained(subject.trainer, held.side, differ, subject.inputs, known)
+                words = words or _in_words(metric, theirs)
                 told = list(_told(verifier.name, metric, held, value, words))
                 (said.explained if binds else said.remarks).extend(told)
     for metric, found in values.items():
@@ -139,6 +141,12 @@ def _differing(metric: str, ours: Answers, theirs: Answers) -> dict[str, tuple[A
     """METRIC/NAME -> what the trainer says and what the side says."""
     keys = [key for key in ours.keys() | theirs.keys() if key.startswith(f"{metric}/")]
     return {key: (ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)}
+
+
+def _in_words(metric: str, theirs: Answers) -> list[str]:
+    """What a side's own answers say is wrong, and the trainer's say alike: the first few."""
+    said = [(key.partition("/")[2], answer) for key, answer in theirs.items() if key.startswith(f"{metric}/")]
+    return [f"{name}: {answer}" for name, answer in said if isinstance(answer, str) and answer][:TOLD]
 
 
 def _told(verifier: str, metric: str, held: Held, value: float, words: Sequence[str]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -14,15 +14,19 @@ from ptw.files.find import find
 from ptw.files.read import Row, read
 from ptw.runs.open import SENTENCE_MODULES
 from ptw.runs.record import RunRecord, model_folder
-from ptw.tokens import awkward, sides
+from ptw.tokens import awkward, awkward_events, sides
 from ptw.tokens.awkward_chats import AwkwardChat, chats
+from ptw.tokens.awkward_events import AwkwardEvents
 from ptw.tokens.closing import closing
 from ptw.tokens.declared import open_tokenizer, source_folder
+from ptw.tokens.events import items_of
 from ptw.tokens.sides import Side
 from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
-from ptw.workspace.manifest import DatasetEntry, SemanticIdsEntry, TokenizerEntry, Workspace
+from ptw.workspace.manifest import DatasetEntry, SemanticIdsEntry, TokenizerEntry, Workspace, tokenizer_entry
 
 RANDOM = {"practice": 100, "acceptance": 1000}  # texts
+SEQUENCES = {"practice": 50, "acceptance": 500}  # of events, where they have fields
+EVENTS = 8  # of a row of a dataset
 ROWS = 5  # of each dataset
 TOKENS = 64  # of the vocabulary, evenly
 ADDED = 24  # tokens that texts are built around
@@ -50,7 +54,7 @@ class Subject:
     name: str
     trainer: Side
     others: tuple[Held, ...]
-    inputs: Mapping[str, Mapping[str, Any]]  # by name texts, the trainer's ids of them, and chats
+    inputs: Mapping[str, Mapping[str, Any]]  # by name texts, the trainer's ids of them, chats, events
     remarks: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()  # sides and texts that could not be had, and why
     failures: tuple[str, ...] = ()
@@ -96,7 +100,7 @@ def trained(workspace: Workspace, record: RunRecord, level: str, seed: int) -> S
 
 def _of_run(workspace: Workspace, record: RunRecord, folder: Path, found: _Found) -> Tokenizer:
     """The tokenizer of the run: as its plan makes it, or the export's own where that has moved on since."""
-    entry = TokenizerEntry(**record.plan["tokenizer"])
+    entry = tokenizer_entry(**record.plan["tokenizer"])
     made, why = None, "what it is made from has changed"
     try:
         made = open_tokenizer(_at_the_time(workspace, record, entry), entry.name)
@@ -181,11 +185,23 @@ def _subject(
         name,
         trainer,
         tuple(found.held),
-        {"texts": texts, "chats": talks, "ids": ids},
+        {"texts": texts, "chats": talks, "ids": ids, "events": _events(workspace, tokenizer, level, seed)},
         (*tokenizer.notes, *found.remarks),
         tuple(found.missing),
         tuple(found.failures),
     )
+
+
+def _events(workspace: Workspace, tokenizer: Tokenizer, level: str, seed: int) -> dict[str, AwkwardEvents]:
+    """None of a tokenizer without fields; of datasets the rows that it takes."""
+    found = dict(awkward_events.at_random(tokenizer, seed, SEQUENCES[level]))
+    entries = workspace.datasets.values() if tokenizer.fields else ()
+    for dataset in (entry for entry in entries if entry.format == "event"):
+        with suppress(PtwError):  # training says what is wrong with a file, or a row
+            for row in islice(_rows(workspace.root, dataset), ROWS):
+                items_of(row.value)
+                found[row.place] = awkward_events.of_row(tokenizer, row.value, EVENTS)
+    return found
 
 
 def _chats(tokenizer: Tokenizer) -> dict[str, AwkwardChat]:
