@@ -266,7 +266,10 @@ class Rollouts:
             self._seconds[what] += some
 
     def _shares(self, batch: Batch, kept: Sequence[Judged], gap: Tensor) -> dict[str, Tensor]:
-        """Of what is told of the whole step: means over its answers, seconds of the first worker."""
+        """Of what is told of the whole step: means over its answers, seconds of the first worker.
+
+        drawn_per_second: tokens, while the engines drew.
+        """
         count = len(self._told)
 
         def mean(of: Callable[[Answer], float]) -> float:
@@ -281,6 +284,8 @@ class Rollouts:
             told |= {"turns": mean(lambda one: one.turns), "no_room": mean(lambda one: one.no_room)}
         if len(self._rewards) > 1:
             told |= {f"reward_{name}": mean(rewarded(name)) for name in self._rewards}
+        if drawing := self._spent["generate"] + self._overlapped:  # of all workers' answers together
+            told["drawn_per_second"] = sum(len(one.answer.drawn.ids) for one in kept) / drawing
         speaks = batch.first and self._run.group.first
         told |= {f"{what}_seconds": seconds * speaks for what, seconds in self._spent.items()}
         if self._settings.ahead:

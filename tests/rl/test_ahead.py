@@ -14,7 +14,16 @@ from ptw.workspace.manifest import read
 from tests.rl.conftest import with_rewards
 from tests.train.conftest import curve_of, measured_of, planned, samples_of, steps_of, together, trained
 
-TIMES = {"seconds", "overlapped", "feed_seconds", "flops", "memory_bytes", "mfu", "reserved_bytes"}
+TIMES = {
+    "seconds",
+    "drawn_per_second",
+    "overlapped",
+    "feed_seconds",
+    "flops",
+    "memory_bytes",
+    "mfu",
+    "reserved_bytes",
+}
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:

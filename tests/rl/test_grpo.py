@@ -229,6 +229,9 @@ def test_a_judge_that_people_taught_is_a_reward_too(root: Path) -> None:
 def test_a_prompt_that_comes_twice_in_a_step_is_answered_twice(root: Path) -> None:
     steps = steps_of(trained(planned(root, "rl", rows=14, steps=2)).folder)  # of 10 prompts
     assert all(step["learnt"] > 0 for step in steps)
+    for step in steps:
+        drawn = step["drawn_per_second"] * step["generate_seconds"]
+        assert drawn == pytest.approx(step["length"] * 14 * 6, rel=1e-3), "6 answers to each of 14 prompts"
     run = Run(
         planned(root, "rl", rows=14),
         grpo.Settings(**planned(root, "rl", rows=14).settings),
