@@ -10,7 +10,7 @@ from ptw.cli.speaking import as_json, opened, print_json, put
 from ptw.errors import PtwError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ptw.runs.open import Opened
     from ptw.workspace.manifest import DatasetEntry, Workspace
@@ -48,13 +48,15 @@ def generate(name: str, prompt: str, max_new_tokens: int, temperature: float, as
 @click.option("--attribute", metavar="KEY", help="Of items, for diversity and calibration; none for none.")
 @click.option("--compare", is_flag=True, help="Several runs, each beside the first.")
 @click.option("--seeds", is_flag=True, help="Several runs as seeds of one: mean and deviation.")
+@click.option("--alone", is_flag=True, help="Of codes: without a run over a token for each item beside.")
 @click.option("--html", metavar="FILE", type=click.Path(path_type=Path), help="Write a page for a browser.")
 @as_json
 def evaluate(names: tuple[str, ...], dataset: str | None, as_json: bool, **asked: Any) -> None:
     """Measure a run's model on held-out data.
 
     RUN@STEP is the model of one of the run's checkpoints. On events: what it recommends, of all items, beside
-    popularity and item-kNN, with intervals.
+    popularity and item-kNN, with intervals; of a run over semantic IDs also beside the newest run of the same
+    events over a token for each item.
     """
     if asked["compare"] and asked["seeds"]:
         raise click.UsageError("--compare and --seeds exclude each other")
@@ -72,7 +74,8 @@ def evaluate(names: tuple[str, ...], dataset: str | None, as_json: bool, **asked
     entry = dataset_of(workspace, first, dataset)
     if entry.format == "event":
         rest = (open_at(workspace, name) for name in names[1:])
-        tell(workspace, chain([first], rest), entry, as_json, **asked)
+        beside = [] if asked.pop("alone") or several else partners(workspace, first)
+        tell(workspace, chain([first], rest), entry, as_json, beside, **asked)
         return
     given = [
         f"--{key.rstrip('s')}" if key == "slices" else f"--{key}" for key, value in asked.items() if value
@@ -95,6 +98,7 @@ def tell(
     runs: "Iterable[Opened]",
     entry: "DatasetEntry",
     as_json: bool,
+    beside: "Iterable[Opened]",
     at: str | None,
     slices: tuple[str, ...],
     attribute: str | None,
@@ -107,7 +111,7 @@ def tell(
     from ptw.evals.recommend import CUTS, Asked, demand_seeds, recommend
 
     asked = Asked(cuts_of(at) if at else CUTS, slices, attribute)
-    found = recommend(workspace, demand_seeds(runs) if seeds else runs, entry, asked)
+    found = recommend(workspace, demand_seeds(runs) if seeds else runs, entry, asked, beside)
     for note in show.notes(found):
         click.echo(note, err=True)
     if html is not None:
@@ -116,6 +120,20 @@ def tell(
         print_json(show.as_json(found, seeds))
     elif html is None:
         click.echo(show.as_text(found, seeds))
+
+
+def partners(workspace: "Workspace", first: "Opened") -> "Iterator[Opened]":
+    """Opened when its turn comes; where it is missing that is said."""
+    from ptw.evals.partner import partner_of
+    from ptw.train.moment import open_at
+
+    try:
+        name = partner_of(workspace, first)
+    except PtwError as error:
+        click.echo(str(error), err=True)
+        return
+    if name is not None:
+        yield open_at(workspace, name)
 
 
 def cuts_of(text: str) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ The model is asked once for each case. All figures are made of the ranks and lis
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -110,16 +111,25 @@ class Recommended:
 
 
 def recommend(
-    workspace: Workspace, runs: Iterable[Opened], entry: DatasetEntry, asked: Asked | None = None
+    workspace: Workspace,
+    runs: Iterable[Opened],
+    entry: DatasetEntry,
+    asked: Asked | None = None,
+    beside: Iterable[Opened] = (),
 ) -> Recommended:
-    """One model in memory at a time, if `runs` opens them as it is asked. They must rank the same items."""
+    """One model in memory at a time, if `runs` opens them as it is asked. They must rank the same items.
+
+    `beside`: others, which stand there as the baselines do.
+    """
     asked = asked or Asked()
     split_of(entry)  # refuses what was not held out
     ranked: dict[str, list[Ranked]] = {}
     catalogue: Catalogue | None = None
     items: Items | None = None
     held_out: list[Case] = []
-    for opened in runs:
+    names: list[str] = []
+    for opened, is_asked in chain(((one, True) for one in runs), ((one, False) for one in beside)):
+        names += [opened.name] if is_asked else []
         demand_words(opened)
         _demand_unseen(opened, entry)
         tokenizer, window = tokenizer_of(opened), window_of(opened)
@@ -143,7 +153,6 @@ def recommend(
             beams=asked.beams,
         )
     assert catalogue is not None, "somebody names a run"
-    names = tuple(ranked)
     known = Known.read(workspace.root, entry, catalogue)
     ranked |= {name: ranked_by(ranker, held_out, known, asked.top) for name, ranker in BASELINES.items()}
     attribute = attribute_of(items, asked.attribute)
@@ -155,7 +164,7 @@ def recommend(
         repeats=sum(case.target in case.seen for case in held_out),
         leaked=known.leaked(held_out),
         attribute=attribute.name if attribute else None,
-        runs=names,
+        runs=tuple(names),
         scorers=tuple(scored(name, one, held_out, known, attribute, asked) for name, one in ranked.items()),
         slices=tuple(sliced(held_out, known, items, asked.slices)),
     )

@@ -276,6 +276,23 @@ def named(root: Path) -> tuple[str, ...]:
     return catalogue_of(tokenizer).names
 
 
+def test_a_run_that_scores_all_items_stands_beside(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+
+    def told(*arguments: str) -> tuple[list[str], str]:
+        done = CliRunner().invoke(cli, ["eval", "generate", "--json", *arguments], catch_exceptions=False)
+        return list(json.loads(done.stdout)["figures"]), done.stderr
+
+    newest = trained(planned(root, "next", steps=2)).folder.name
+    assert told()[0] == ["generate-001", newest, "popularity", "knn"]
+    assert told("--alone")[0] == ["generate-001", "popularity", "knn"]
+    for folder in (root / "runs").glob("next-*"):
+        shutil.rmtree(folder)
+    figures, said = told()
+    assert figures == ["generate-001", "popularity", "knn"]
+    assert "no run over a token for each of its items stands beside generate-001" in said
+
+
 def test_a_generator_needs_codes(root: Path) -> None:
     trained(planned(root, "chat", steps=1))
     opened = open_named(read(root), "chat")
