@@ -45,7 +45,7 @@ model = "taught"
 tokenizer = "{init}"
 dataset = "viewings"
 eval_dataset = "chats-held-out"
-settings = {{ steps = {alone}, stage = "new-rows", {settings} }}
+settings = {{ steps = {alone}, stage = "new-rows", weight_decay = 0.0, {settings} }}
 """
 THEN = """
 [models.{run}]

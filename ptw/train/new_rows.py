@@ -17,24 +17,14 @@ from ptw.train.growing import Grown, declared_ids
 
 
 def demand_sense(run: Grown, labels: int | None) -> None:
-    """PtwError where no row is new, or where another setting would move the others."""
-    settings, tokenizer = run.settings, run.tokenizer
+    """PtwError where no row is new, or scores are to learn beside them."""
     if not declared_ids(run):
         raise PtwError(
-            f'settings: stage = "new-rows": tokenizer {tokenizer.name} declares no new tokens; give it '
+            f'settings: stage = "new-rows": tokenizer {run.tokenizer.name} declares no new tokens; give it '
             "semantic_ids or special_tokens, or remove the line"
-        )
-    if settings.adapter != "none":
-        raise PtwError(
-            'settings: adapter beside stage = "new-rows": rows learn, or an adapter; set one of them'
         )
     if labels is not None:
         raise PtwError('settings: stage = "new-rows": scores are to be learnt, too; set stage = "all"')
-    if settings.weight_decay:
-        raise PtwError(
-            f'settings: weight_decay = {settings.weight_decay} beside stage = "new-rows": it would move the '
-            "rows that stay; set it to 0"
-        )
 
 
 def freeze(module: nn.Module, port: Port | None, config: Any) -> None:

@@ -57,6 +57,11 @@ class TrainingSettings(AdapterSettings):
             clip_norm=self.clip_norm,
             spike_sigmas=self.spike_sigmas,
         )
+        if self.stage == "new-rows" and self.adapter != "none":
+            demand.refuse("adapter", self.adapter, "beside stage = new-rows: rows learn, or an adapter")
+        if self.stage == "new-rows" and self.weight_decay:
+            hint = "beside stage = new-rows it would move the rows that stay; set it to 0"
+            demand.refuse("weight_decay", self.weight_decay, hint)
         if self.keep_checkpoint_every is not None and self.keep_checkpoint_every % self.checkpoint_every:
             raise PtwError(
                 f"settings: keep_checkpoint_every = {self.keep_checkpoint_every} is no multiple of "

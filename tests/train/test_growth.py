@@ -160,7 +160,7 @@ def test_two_workers_are_one(tmp_path: Path, taught: Path) -> None:
     ("change", "message"),
     [
         ({"adapter": "lora", "stage": "all"}, "an adapter's base never learns them: train with stage"),
-        ({"adapter": "lora"}, 'adapter beside stage = "new-rows"'),
+        ({"adapter": "lora"}, "adapter = lora: beside stage = new-rows: rows learn, or an adapter"),
         ({"weight_decay": 0.1}, "it would move the rows that stay; set it to 0"),
     ],
 )
