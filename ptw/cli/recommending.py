@@ -1,4 +1,4 @@
-"""Which command recommends? One that asks a run's model for the next items, under filters."""
+"""Which command recommends? One that asks a run's model for items, or for what it has in place of words."""
 
 import click
 
@@ -24,25 +24,35 @@ def recommend(
     top: int,
     as_json: bool,
 ) -> None:
-    """Recommend the items that come after a history.
+    """Recommend the items that come after a history, or in answer to a prompt.
 
     ITEMs are those that somebody had, the oldest first.
 
-    Over semantic IDs the beams run under the trie of what is allowed: nothing else can come out.
+    Over semantic IDs the beams run under the trie of what is allowed: nothing else can come out. Of a model
+    that gives labels or numbers: what it says of the prompt.
     """
     if prompt is not None and history:
         raise click.UsageError("a prompt stands in place of items: give one of them")
     workspace = opened()
+    from ptw.evals import asked
+    from ptw.evals.classes import Classes
     from ptw.evals.next_items import Request, next_items
     from ptw.train.moment import open_at
 
     request = Request(history, prompt, pairs("--where", where), pairs("--without", without), again, top)
-    found = next_items(workspace, open_at(workspace, name), request)
+    model = open_at(workspace, name)
+    classes = Classes.stored(model.loaded.hf_config)
+    if classes is not None:
+        said = asked.asked(workspace, model, classes, request)
+        rows = asked.as_json(classes, said)
+    else:
+        rows = [vars(one) for one in next_items(workspace, model, request)]
     if as_json:
-        print_json([vars(one) for one in found])
+        print_json(rows)
         return
-    for one in found:
-        click.echo(f"{one.item}\t{one.log_probability:.4f}")
+    for row in rows:
+        one, value = row.values()
+        click.echo(f"{one}\t{value:.4f}")
 
 
 def pairs(option: str, given: tuple[str, ...]) -> dict[str, list[str]]:

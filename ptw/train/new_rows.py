@@ -16,7 +16,7 @@ from ptw.ports.port import Port
 from ptw.train.growing import Grown, declared_ids
 
 
-def demand_sense(run: Grown, labels: int | None) -> None:
+def demand_sense(run: Grown, gives_scores: bool) -> None:
     """PtwError where no row is new, or where another setting would move the others."""
     settings, tokenizer = run.settings, run.tokenizer
     if not declared_ids(run):
@@ -28,7 +28,7 @@ def demand_sense(run: Grown, labels: int | None) -> None:
         raise PtwError(
             'settings: adapter beside stage = "new-rows": rows learn, or an adapter; set one of them'
         )
-    if labels is not None:
+    if gives_scores:
         raise PtwError('settings: stage = "new-rows": scores are to be learnt, too; set stage = "all"')
     if settings.weight_decay:
         raise PtwError(
