@@ -24,7 +24,7 @@ def recommend(
     top: int,
     as_json: bool,
 ) -> None:
-    """Recommend the items that come after a history, or in answer to a prompt.
+    """Recommend items after a history, or in answer to a prompt.
 
     ITEMs are those that somebody had, the oldest first.
 
