@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ptw.train import demand
+from ptw.train import classes, demand
 from ptw.train.run import Run
-from ptw.train.settings import NextTokenSettings
+from ptw.train.settings import NextTokenSettings, SampledSettings
 
 FORMATS = ("chat", "text", "event")
 
 
 @dataclass(frozen=True)
-class Settings(NextTokenSettings):
+class Settings(NextTokenSettings, SampledSettings):
     window: int = 512  # tokens of a packed row
     learning_rate: float = 1e-3
     warmup: int = 20  # steps
@@ -25,15 +25,18 @@ class Settings(NextTokenSettings):
     def demand_sense(self) -> None:
         super().demand_sense()
         demand.positive(eval_sequences=1 if self.eval_sequences is None else self.eval_sequences)
+        alone = {"label_smoothing": self.label_smoothing, "z_loss": self.z_loss}
+        demand.only_with("sampled", None, self.sampled, **alone)
 
 
 def train(run: Run, settings: Settings) -> None:
     model, optimizer = run.model(), run.optimizer()
+    drawn = classes.drawing(run, settings, lambda: classes.target_counts(run))
+    form = {"label_smoothing": settings.label_smoothing, "z_loss": settings.z_loss}
     for batch in run.batches():
         if run.due():
             measure(run, model, settings)
-        loss = run.mean_loss(model, batch, label_smoothing=settings.label_smoothing, z_loss=settings.z_loss)
-        run.step(optimizer, loss)
+        run.step(optimizer, run.mean_loss(model, batch, drawn=drawn(), **form))
     measure(run, model, settings)
     run.save(model)
 

@@ -32,7 +32,7 @@ class Settings(TrainingSettings):
 def train(run: Run, settings: Settings) -> None:
     format = "preference" if settings.levels is None else "rated"
     demand.format_of_data(run.plan, format, f"levels = {settings.levels}")
-    model = run.model(scores=settings.levels or 1)
+    model = run.model(scores=scored.Scores(settings.levels or 1))
 
     def judged(batch: Rows) -> dict[str, Tensor]:
         scores_NL = scored.scores(run, model, batch)

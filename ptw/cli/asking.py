@@ -56,7 +56,8 @@ def evaluate(names: tuple[str, ...], dataset: str | None, as_json: bool, **asked
 
     RUN@STEP is the model of one of the run's checkpoints. On events: what it recommends, of all items, beside
     popularity and item-kNN, with intervals; of a run over semantic IDs also beside the newest run of the same
-    events over a token for each item.
+    events over a token for each item. Of items, labels or numbers in place of words: how right they are,
+    beside what their frequencies say alone.
     """
     if asked["compare"] and asked["seeds"]:
         raise click.UsageError("--compare and --seeds exclude each other")
@@ -66,24 +67,25 @@ def evaluate(names: tuple[str, ...], dataset: str | None, as_json: bool, **asked
     if several and len(set(names)) < 2:
         raise click.UsageError("name at least two different runs")
     workspace = opened()
+    from ptw.evals.classes import Classes
     from ptw.evals.evaluate import dataset_of
     from ptw.evals.evaluate import evaluate as measure
     from ptw.train.moment import open_at
 
     first = open_at(workspace, names[0])
     entry = dataset_of(workspace, first, dataset)
+    if Classes.stored(first.loaded.hf_config) is not None:
+        refuse(
+            {key: value for key, value in asked.items() if key != "at"}, f"{first.name} gives other figures"
+        )
+        tell_classes(workspace, first, entry, as_json, asked["at"])
+        return
     if entry.format == "event":
         rest = (open_at(workspace, name) for name in names[1:])
         beside = [] if asked.pop("alone") or several else partners(workspace, first)
         tell(workspace, chain([first], rest), entry, as_json, beside, **asked)
         return
-    given = [
-        f"--{key.rstrip('s')}" if key == "slices" else f"--{key}" for key, value in asked.items() if value
-    ]
-    if given:
-        raise PtwError(
-            f"{given[0]} is of recommendations, and dataset {entry.name} has no events; leave it out"
-        )
+    refuse(asked, f"dataset {entry.name} has no events")
     metrics = measure(workspace, first, dataset)
     if as_json:
         print_json(metrics)
@@ -91,6 +93,29 @@ def evaluate(names: tuple[str, ...], dataset: str | None, as_json: bool, **asked
     width = max(map(len, metrics), default=0)
     for key, value in metrics.items():
         click.echo(f"{key:<{width}}  {value:.4f}" if isinstance(value, float) else f"{key:<{width}}  {value}")
+
+
+def refuse(asked: dict[str, Any], why: str) -> None:
+    """PtwError for the first option that is given."""
+    given = [
+        f"--{key.rstrip('s')}" if key == "slices" else f"--{key}" for key, value in asked.items() if value
+    ]
+    if given:
+        raise PtwError(f"{given[0]} is of recommendations, and {why}; leave it out")
+
+
+def tell_classes(
+    workspace: "Workspace", model: "Opened", entry: "DatasetEntry", as_json: bool, at: str | None
+) -> None:
+    """How right a model of items, labels or numbers is."""
+    from ptw.evals import show_classes
+    from ptw.evals.classified import CUTS, classified
+
+    found = classified(workspace, model, entry, cuts_of(at) if at else CUTS)
+    if as_json:
+        print_json(show_classes.as_json(found))
+    else:
+        click.echo(show_classes.as_text(found))
 
 
 def tell(

@@ -1,4 +1,4 @@
-"""Which command recommends? One that asks a run's model for the next items, under filters."""
+"""Which command recommends? One that asks a run's model for items, or for what it has in place of words."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from ptw.cli.speaking import as_json, opened, print_json
+from ptw.errors import PtwError
 
 if TYPE_CHECKING:
+    from ptw.evals.classes import Classes
     from ptw.evals.next_items import Found
+    from ptw.runs.open import Opened
+    from ptw.workspace.manifest import Workspace
+
+ONE_OF_MANY = "single_label_classification"
 
 
 @click.command()
@@ -40,30 +46,56 @@ def recommend(
     top: int,
     as_json: bool,
 ) -> None:
-    """Recommend the items that come after a history.
+    """Recommend items after a history, or in answer to a prompt.
 
     ITEMs are those that somebody had, the oldest first. Where events have fields, theirs are not known, but
     those of a --member are.
 
-    Over semantic IDs the beams run under the trie of what is allowed: nothing else can come out.
+    Over semantic IDs the beams run under the trie of what is allowed: nothing else can come out. Of a model
+    that gives labels or numbers: what it says of the prompt.
     """
     if sum((prompt is not None, member is not None, bool(history))) > 1:
         raise click.UsageError("items, --member and --prompt stand for each other: give one of them")
     if prompt is not None and now:
         raise click.UsageError("--now is of events, and a prompt is none: give one of them")
     workspace = opened()
+    from ptw.evals.classes import Classes
     from ptw.evals.filters import Filters
     from ptw.evals.next_items import Request, next_items
     from ptw.train.moment import open_at
 
+    model = open_at(workspace, name)
+    classes = Classes.stored(model.loaded.hf_config)
+    if classes is not None and classes.problem != ONE_OF_MANY:
+        if asked := [
+            option for option, given in (("--where", where), ("--without", without), ("--why", why)) if given
+        ]:
+            raise PtwError(f"{asked[0]} is of items, and {name} gives none; leave it out")
+        tell_said(workspace, model, classes, prompt, top, as_json)
+        return
     filters = Filters(pairs("--where", where), pairs("--without", without), again)
     request = Request(history, member, prompt, singles("--now", now), filters, top)
-    found = next_items(workspace, open_at(workspace, name), request, why)
+    found = next_items(workspace, model, request, why)
     if as_json:
         print_json(_plain(found, why))
     else:
         for line in _lines(found, why):
             click.echo(line)
+
+
+def tell_said(
+    workspace: Workspace, model: Opened, classes: Classes, prompt: str | None, top: int, as_json: bool
+) -> None:
+    """Labels with their probabilities, or numbers by their names."""
+    from ptw.evals.asked import as_json as plain
+    from ptw.evals.asked import said
+
+    found = said(workspace, model, classes, prompt, top)
+    if as_json:
+        print_json(plain(classes, found))
+    else:
+        for one in found:
+            click.echo(f"{one.name}\t{one.value:.4f}")
 
 
 def _plain(found: Found, why: bool) -> object:

@@ -36,7 +36,7 @@ def fit(sample: Sample, dataset: DatasetEntry, window: int) -> tuple[Sequence[Sa
     if dataset.too_long == "drop":
         return (), f"{length} ids are more than the window of {window}"
     choices = '"truncate", "split" or "drop"'
-    if dataset.format in ("chat", "preference", "rated", "pair"):
+    if dataset.format in ("chat", "preference", "rated", "labelled", "pair"):
         choices = '"truncate" or "drop"'
     elif dataset.format == "prompt":
         choices = '"drop"'

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptw.data.sample import Sample
+from ptw.data.sample import Label, Sample
 
 IGNORED = -100
 
@@ -17,7 +17,7 @@ class PackedRow:
 
     `targets` are already shifted: `targets[i]` follows `ids[i]` in its document, or is -100. `samples` are
     the ids of the samples, `documents` how many each of them has: one, of preferences two, of pairs two and
-    its negatives. `ratings` are theirs, where they are rated.
+    its negatives. `labels` are theirs, where they have any.
     """
 
     ids: np.ndarray
@@ -25,7 +25,7 @@ class PackedRow:
     lengths: tuple[int, ...]
     samples: tuple[str, ...]
     epoch: int = 0
-    ratings: tuple[float, ...] = ()
+    labels: tuple[Label, ...] = ()
     documents: tuple[int, ...] = ()
 
 
@@ -147,6 +147,6 @@ def lay_out(samples: Sequence[Sample], window: int, pad_id: int, epoch: int = 0)
         tuple(length for sample in samples for length in sample.documents),
         tuple(sample.id for sample in samples),
         epoch,
-        tuple(sample.rating for sample in samples if sample.rating is not None),
+        tuple(sample.label for sample in samples if sample.label is not None),
         tuple(len(sample.documents) for sample in samples),
     )

@@ -1,11 +1,11 @@
 """How does a row become ids, and which of them are targets?"""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from ptw.data.labelled import render_labelled, render_rated
 from ptw.data.messages import messages_of, require_all, short, tools_of
 from ptw.data.pair import render_texts
 from ptw.data.preference import render_pair
@@ -51,17 +51,6 @@ def _chat(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
     return Sample(row.place, chat.ids, chat.learn, context=chat.context)
 
 
-def _rated(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
-    """What is learnt is the rating, after the last id."""
-    messages, tools = messages_of(row.value.get("messages")), tools_of(row.value.get("tools"))
-    rating = row.value.get("rating")
-    if isinstance(rating, bool) or not isinstance(rating, int | float) or not math.isfinite(rating):
-        raise PtwError(f"a rated row needs `rating`, a number; this row has {short(rating)}")
-    ids = np.array(tokenizer.chat(messages, tools), dtype=np.int32)
-    require_all(messages, tools, tokenizer.template.text(messages, tools))
-    return Sample(row.place, ids, np.arange(len(ids)) == len(ids) - 1, rating=float(rating))
-
-
 def _text(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
     text = row.value.get("text")
     if not isinstance(text, str):
@@ -92,6 +81,7 @@ _RENDER = {
     "event": _event,
     "preference": render_pair,
     "prompt": render_prompt,
-    "rated": _rated,
+    "rated": render_rated,
+    "labelled": render_labelled,
     "pair": render_texts,
 }

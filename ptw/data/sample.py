@@ -1,8 +1,11 @@
 """What does one row become?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+Label = float | str | tuple[str, ...] | Mapping[str, float]  # a number, one name, any names, several numbers
 
 
 @dataclass(frozen=True)
@@ -10,7 +13,7 @@ class Sample:
     """What belongs together: it lies in one packed row, or is left out as a whole.
 
     `learn[i]`: `ids[i]` is a target; the first id of a document never is. `lengths` are those of its
-    documents, where it has several. `context` counts assistant turns that are context only. `rating` is what
+    documents, where it has several. `context` counts assistant turns that are context only. `label` is what
     a person or a teacher made of it. `keeps_ends`: a document that is cut keeps its last id. `events`: how
     many ids each event of a sequence has, none of which is ever cut; what begins the sequence is in none.
     """
@@ -20,7 +23,7 @@ class Sample:
     learn: np.ndarray
     lengths: tuple[int, ...] = ()
     context: int = 0
-    rating: float | None = None
+    label: Label | None = None
     keeps_ends: bool = False
     events: tuple[int, ...] = ()
 

@@ -1,5 +1,6 @@
-"""How sure is a mean over sequences? By a percentile bootstrap: they are drawn anew."""
+"""How sure is a figure of many cases? By a percentile bootstrap: they are drawn anew."""
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -36,13 +37,38 @@ def estimates(values_CF: np.ndarray, draws: int = DRAWS, seed: int = 0) -> list[
         means_DF = _means(filled_CF, known_CF, draws, seed) if cases else np.empty((0, figures))
     alike_F = np.array([_alike(values_CF[known_CF[:, f], f]) for f in range(figures)], bool)
     told_F = (counts_F >= FEW) & ~alike_F
+    return [_estimate(means_F[f], means_DF[:, f] if told_F[f] else None) for f in range(figures)]
+
+
+def estimated(
+    figures: Callable[[np.ndarray], np.ndarray], cases: int, draws: int = DRAWS, seed: int = 0
+) -> list[Estimate]:
+    """Of figures that are no means: `figures` takes (D, C) how often each case counts, and gives (D, F)."""
+    values_F = figures(np.ones((1, cases)))[0]
+    if cases < FEW:
+        return [_estimate(value, None) for value in values_F]
+    drawn_DF = np.concatenate([figures(times_DC) for times_DC in times_drawn(cases, draws, seed)])
+    return [_estimate(values_F[f], drawn_DF[:, f]) for f in range(len(values_F))]
+
+
+def times_drawn(cases: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """(D, C) how often each case is drawn, of as many, with replacement; some draws at a time."""
+    rng = np.random.default_rng(seed)
+    step = max(1, AT_ONCE // cases)
+    for start in range(0, draws, step):
+        some = min(step, draws - start)
+        drawn = rng.integers(0, cases, size=(some, cases)) + cases * np.arange(some)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=some * cases).reshape(some, cases).astype(float)
+
+
+def _estimate(value: float, drawn_D: np.ndarray | None) -> Estimate:
+    """Without draws, and where they say nothing, no interval is known."""
+    known_D = np.empty(0) if drawn_D is None else drawn_D[~np.isnan(drawn_D)]
+    if len(known_D) == 0:
+        return Estimate(float(value), np.nan, np.nan)
     tail = (100 - SHARE) / 2
-    found = []
-    for f in range(figures):
-        drawn_D = means_DF[~np.isnan(means_DF[:, f]), f] if told_F[f] else np.full(1, np.nan)
-        low, high = np.percentile(drawn_D, [tail, 100 - tail])
-        found.append(Estimate(float(means_F[f]), float(low), float(high)))
-    return found
+    low, high = np.percentile(known_D, [tail, 100 - tail])
+    return Estimate(float(value), float(low), float(high))
 
 
 def _alike(values_C: np.ndarray) -> bool:
@@ -51,14 +77,10 @@ def _alike(values_C: np.ndarray) -> bool:
 
 def _means(filled_CF: np.ndarray, known_CF: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """(D, F) the means of as many cases, drawn with replacement."""
-    rng = np.random.default_rng(seed)
-    cases = len(filled_CF)
-    step = max(1, AT_ONCE // cases)
-    whole = bool(known_CF.all())
-    found = []
-    for start in range(0, draws, step):
-        some = min(step, draws - start)
-        drawn = rng.integers(0, cases, size=(some, cases)) + cases * np.arange(some)[:, None]
-        times_DC = np.bincount(drawn.ravel(), minlength=some * cases).reshape(some, cases).astype(float)
-        found.append((times_DC @ filled_CF) / (cases if whole else times_DC @ known_CF.astype(float)))
-    return np.concatenate(found)
+    cases, whole = len(filled_CF), bool(known_CF.all())
+    return np.concatenate(
+        [
+            (times_DC @ filled_CF) / (cases if whole else times_DC @ known_CF.astype(float))
+            for times_DC in times_drawn(cases, draws, seed)
+        ]
+    )

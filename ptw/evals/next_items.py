@@ -1,7 +1,8 @@
 """Which items come next for somebody: after a history or a prompt, under the filters of a request?"""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 from ptw.data.sources import rows
 from ptw.errors import PtwError
 from ptw.evals.answer import prompt_ids
-from ptw.evals.attributes import Items
+from ptw.evals.asked import scores_of
+from ptw.evals.attributes import Items, read_items
 from ptw.evals.cases import Catalogue, catalogue_of, input_of
+from ptw.evals.classes import Classes
 from ptw.evals.evaluate import device_of, tokenizer_of, window_of
 from ptw.evals.filters import Filters, filtered
 from ptw.evals.generated import BEAMS, Generator
@@ -25,6 +28,7 @@ from ptw.tokens.tokenizer import Tokenizer
 from ptw.workspace.manifest import Workspace
 from ptw.workspace.problem import hint_of
 
+Likeliest = Callable[[Tensor, int], Iterator[tuple[int, float]]]
 NAMED_BY = ("title", "name")  # keys of an item that people know it by
 
 
@@ -64,33 +68,46 @@ class Found:
 
 
 def next_items(workspace: Workspace, opened: Opened, request: Request, why: bool = False) -> Found:
-    """With `why` the model is asked a second time, without filters, for what these took away.
+    """`why`: also what the best would be without filters, and which of these these took away.
 
     PtwError for an item, member, key or value that there is not, and where nothing is allowed.
     """
-    demand_words(opened)
     member = request.member
     row = {"items": [*request.history]} if member is None else row_of(workspace, opened, member)
-    history = items_in(row)
-    tokenizer = tokenizer_of(opened)
-    catalogue = catalogue_of(tokenizer)
-    items = items_of(workspace, opened, catalogue)
-    kept = filtered(catalogue, items, request.filters, history)
-    ids = _ids(opened, tokenizer, request, row)
-    likeliest = _generated if tokenizer.vocabularies else _scored
+    catalogue, items, likeliest = _ranker(workspace, opened, request, row)
+    kept = filtered(catalogue, items, request.filters, items_in(row))
     found = tuple(
         Recommendation(catalogue.names[number], score, title(items, number))
-        for number, score in likeliest(opened, tokenizer, catalogue, ids, kept.allowed_I, request.top)
+        for number, score in likeliest(kept.allowed_I, request.top)
     )
     if not why:
         return Found(found)
-    freely = likeliest(opened, tokenizer, catalogue, ids, torch.ones_like(kept.allowed_I), request.top)
+    freely = likeliest(torch.ones_like(kept.allowed_I), request.top)
     kept_out = (
         KeptOut(catalogue.names[number], place, kept.out[number], title(items, number))
         for place, (number, _) in enumerate(freely, 1)
         if number in kept.out
     )
     return Found(found, tuple(kept_out))
+
+
+def _ranker(
+    workspace: Workspace, opened: Opened, request: Request, row: Mapping[str, Any]
+) -> tuple[Catalogue, Items | None, Likeliest]:
+    """Over which items, what is known of them, and what gives the likeliest of those that are allowed."""
+    classes = Classes.stored(opened.loaded.hf_config)
+    if classes is not None:
+        catalogue = Catalogue(classes.names)
+        file = opened.plan["settings"].get("catalogue") if opened.plan else None
+        items = read_items(workspace.root, (file,), catalogue) if file else None
+        return catalogue, items, partial(_best, scores_of(workspace, opened, request.prompt))
+    demand_words(opened)
+    tokenizer = tokenizer_of(opened)
+    catalogue = catalogue_of(tokenizer)
+    items, ids = items_of(workspace, opened, catalogue), _ids(opened, tokenizer, request, row)
+    if tokenizer.vocabularies:
+        return catalogue, items, partial(_generated, opened, tokenizer, ids)
+    return catalogue, items, partial(_best, _scores(opened, tokenizer, catalogue, ids))
 
 
 def title(items: Items | None, number: int) -> str | None:
@@ -143,12 +160,7 @@ def _events(tokenizer: Tokenizer, row: Mapping[str, Any], now: Mapping[str, str]
 
 
 def _generated(
-    opened: Opened,
-    tokenizer: Tokenizer,
-    catalogue: Catalogue,
-    ids: Sequence[int],
-    allowed_I: Tensor,
-    top: int,
+    opened: Opened, tokenizer: Tokenizer, ids: Sequence[int], allowed_I: Tensor, top: int
 ) -> Iterator[tuple[int, float]]:
     """Over semantic IDs, whose catalogue is in the order of their rows: numbers and log-probabilities."""
     generator = Generator(opened.loaded.module, tokenizer, max(BEAMS, 2 * top))
@@ -157,19 +169,17 @@ def _generated(
     return ((row, score) for row, score in found if row >= 0)
 
 
+def _best(scores_I: Tensor, allowed_I: Tensor, top: int) -> Iterator[tuple[int, float]]:
+    """The softmax over those that are allowed."""
+    best = scores_I.masked_fill(~allowed_I, -torch.inf).log_softmax(-1).topk(min(top, int(allowed_I.sum())))
+    return zip(best.indices.tolist(), best.values.tolist(), strict=True)
+
+
 @torch.no_grad()
-def _scored(
-    opened: Opened,
-    tokenizer: Tokenizer,
-    catalogue: Catalogue,
-    ids: Sequence[int],
-    allowed_I: Tensor,
-    top: int,
-) -> Iterator[tuple[int, float]]:
-    """Of a model with a token for each item: the softmax over those that are allowed."""
+def _scores(opened: Opened, tokenizer: Tokenizer, catalogue: Catalogue, ids: Sequence[int]) -> Tensor:
+    """(I,) of a model with a token for each item."""
     module, device = opened.loaded.module, device_of(opened)
     hidden_BTD = module(torch.tensor([ids], device=device), Layout.of_documents([[len(ids)]], device=device))
     logits_V = module.head().logits(hidden_BTD[0, -1]).float().cpu()  # type: ignore[operator]
-    logits_I = logits_V[tokenizer.item_ids(catalogue.names)].masked_fill(~allowed_I, -torch.inf)
-    best = logits_I.log_softmax(-1).topk(min(top, int(allowed_I.sum())))
-    return zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    scores_I: Tensor = logits_V[tokenizer.item_ids(catalogue.names)]
+    return scores_I

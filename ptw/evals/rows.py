@@ -1,7 +1,7 @@
 """How do packed rows become forward passes, the same number of them on every worker?"""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -47,13 +47,26 @@ def of_documents(values: Tensor, batch: Packed) -> Tensor:
     return torch.cat([sums[at, :count] for at, count in enumerate(counts)])
 
 
-def last(hidden_BTD: Tensor, batch: Packed) -> Tensor:
-    """(K, D) of the last token of each document, of rows that hold samples."""
+def last(hidden_BTD: Tensor, batch: Packed, pad_id: int | None = None) -> Tensor:
+    """(K, D) of the last token of each document, of rows that hold samples.
+
+    With `pad_id` of the last one that is not this id, as transformers' classifiers find it: a tokenizer may
+    end its texts with the id that pads them.
+    """
     places = [
-        (at, end - 1) for at, row in enumerate(batch.rows) if row.samples for end in accumulate(row.lengths)
+        (at, end - 1 if pad_id is None else _unpadded(row.ids, begin, end, pad_id))
+        for at, row in enumerate(batch.rows)
+        if row.samples
+        for begin, end in pairwise([0, *accumulate(row.lengths)])
     ]
     rows, ends = torch.tensor(places, dtype=torch.int64, device=hidden_BTD.device).view(-1, 2).unbind(-1)
     return hidden_BTD[rows, ends]
+
+
+def _unpadded(ids: np.ndarray, begin: int, end: int, pad_id: int) -> int:
+    """The first where there is no other id, as transformers has it."""
+    others = np.flatnonzero(ids[begin:end] != pad_id)
+    return begin + int(others[-1]) if len(others) else begin
 
 
 def dealt(rows: Sequence[PackedRow], rank: int, world: int) -> list[PackedRow]:

@@ -125,7 +125,7 @@ def as_json(found: Recommended, seeds: bool = False) -> dict[str, Any]:
         for scorer, figures in found.figures.items():
             prefix = "" if scorer in found.runs else f"{scorer}_"
             flat |= {f"{prefix}{name}": one.value for name, one in figures.items()}
-    told = {
+    values = {
         **flat,
         "sequences": len(found.targets_N),
         "items": len(found.known.counts_I),
@@ -134,22 +134,22 @@ def as_json(found: Recommended, seeds: bool = False) -> dict[str, Any]:
         "attribute": found.attribute,
         "repeats": found.repeats,
         "leaked": found.leaked,
-        "figures": _told(found.figures),
-        "differences": _told(found.differences, differ=True),
+        "figures": told(found.figures),
+        "differences": told(found.differences, differ=True),
         "slices": [
-            {"key": one.key, "value": one.value, "sequences": len(one.places), "figures": _told(by)}
+            {"key": one.key, "value": one.value, "sequences": len(one.places), "figures": told(by)}
             for one, by in found.by_slice
         ],
     }
     if seeds:
-        told["seeds"] = {
+        values["seeds"] = {
             name: {"mean": mean, "deviation": deviation, "values": values}
             for name, mean, deviation, values in over_seeds(found)
         }
-    return told
+    return values
 
 
-def _told(
+def told(
     figures: Mapping[str, Mapping[str, Estimate]], differ: bool = False
 ) -> dict[str, dict[str, dict[str, Any]]]:
     return {

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from ptw.nn.sampled import Drawn, sampled_losses
+
 IGNORED = -100  # a target without a loss
 CHUNK_ELEMENTS = 2**24  # logits held at a time: 64 MiB in fp32
 
@@ -33,16 +35,30 @@ class Head:
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
     def loss(
-        self, hidden_BTD: Tensor, targets_BT: Tensor, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+        self,
+        hidden_BTD: Tensor,
+        targets_BT: Tensor,
+        *,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        drawn: Drawn | None = None,
     ) -> Tensor:
         """The summed cross entropy of the targets; ignored ones (-100) are dropped before the projection.
 
-        label_smoothing, z_loss: as of `Form`.
+        label_smoothing, z_loss: as of `Form`. drawn: of a sampled softmax, which knows neither.
         """
+        if drawn is not None:
+            return self.sampled_losses(hidden_BTD, targets_BT, drawn).sum()
         learnt = targets_BT != IGNORED
         hidden_MD = self._divided(hidden_BTD[learnt])
         form = Form(self.cap, label_smoothing, z_loss)
         return linear_cross_entropy(hidden_MD, self.weight_VD, targets_BT[learnt], self.vocabulary, form)
+
+    def sampled_losses(self, hidden_BTD: Tensor, targets_BT: Tensor, drawn: Drawn) -> Tensor:
+        """(M,) losses of the targets that are not ignored, each against the drawn tokens alone."""
+        learnt = targets_BT != IGNORED
+        hidden_MD = self._divided(hidden_BTD[learnt])
+        return sampled_losses(hidden_MD, self.weight_VD, targets_BT[learnt], drawn, self.cap)
 
     def log_probs(self, hidden_BTD: Tensor, targets_BT: Tensor, temperature: float = 1.0) -> Tensor:
         """(B, T) log-probabilities of the targets, 0 where they are ignored (-100); in fp32 at least.

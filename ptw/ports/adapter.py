@@ -170,10 +170,12 @@ def save(
     *,
     state: Mapping[str, Tensor] | None = None,
     base: str | None = None,
+    beside: str | None = None,
 ) -> None:
     """Write what is attached, for PEFT to load; the folder appears whole or not at all.
 
-    `state` gives full tensors where the module's own are sharded; `base` is the base model's name.
+    `state` gives full tensors where the module's own are sharded; `base` is the base model's name; `beside`
+    that of a weight which learnt as a whole: the projection to scores.
     """
     if folder.exists():
         raise PtwError(f"{folder}: there is something already; name a new folder")
@@ -182,8 +184,12 @@ def save(
     try:
         full = module.state_dict() if state is None else state
         tensors = {key: full[name].detach().cpu().contiguous() for key, name in _keys(module).items()}
-        save_file(tensors, aside / TENSORS, {"format": "pt"})
         values = settings.as_peft() | ({} if base is None else {"base_model_name_or_path": base})
+        if beside is not None:
+            whole = beside.removeprefix(WITHOUT_PORT)
+            tensors[f"{PREFIX}{whole}"] = full[beside].detach().cpu().contiguous()
+            values |= {"modules_to_save": [whole.removesuffix(".weight")], "task_type": "SEQ_CLS"}
+        save_file(tensors, aside / TENSORS, {"format": "pt"})
         (aside / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
         aside.chmod(0o755)
         aside.replace(folder)

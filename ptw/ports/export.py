@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ptw.errors import PtwError
 from ptw.ports.checkpoint import INDEX
+from ptw.ports.classifier import bring
 from ptw.ports.load import Loaded, to_hf
 
 SHARD_BYTES = 5 * 2**30
@@ -64,6 +65,7 @@ def write_checkpoint(
         total = sum(tensor.nbytes for tensor in tensors.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    bring(loaded.hf_config, folder)
     dtype = next(iter(tensors.values())).dtype
     (folder / "config.json").write_text(json.dumps(_config(loaded, dtype), indent=2, sort_keys=True) + "\n")
 

@@ -16,7 +16,9 @@ from ptw.nn.cache import KVCache
 from ptw.nn.head import Head
 from ptw.nn.layout import Layout
 from ptw.ports.checkpoint import demand_floats, open_checkpoint
+from ptw.ports.classifier import class_of
 from ptw.ports.grow import Growth
+from ptw.ports.scores import SCORES, Scores, new_scores, stored_scores
 
 NOTES = (
     "no port: Hugging Face's own class runs, each document alone and padded",
@@ -25,7 +27,7 @@ NOTES = (
 
 
 class ReferenceModel(nn.Module):
-    """Hugging Face's causal model, one document a row: its own packed forward leaks in many families."""
+    """Hugging Face's causal model or classifier, a document a row: packed forwards leak in many families."""
 
     has_cache = False
 
@@ -44,19 +46,27 @@ class ReferenceModel(nn.Module):
         return _repack(hidden, layout)
 
     def head(self) -> Head:
+        if (scores := getattr(self.reference, "score", None)) is not None:
+            return Head(scores.weight, len(scores.weight))
         projection = self.reference.get_output_embeddings()
         return Head(projection.weight, self.reference.config.get_text_config().vocab_size)
 
 
 def load_reference(
-    folder: Path, dtype: torch.dtype | None, device: torch.device | str, growth: Growth | None = None
+    folder: Path,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    growth: Growth | None = None,
+    scores: Scores | None = None,
 ) -> tuple[ReferenceModel, tuple[str, ...]]:
-    """Hugging Face's class of a checkpoint, and what is off with it; PtwError where it does not fit."""
-    from transformers import AutoModelForCausalLM
+    """Hugging Face's class of a checkpoint, and what is off with it; PtwError where it does not fit.
 
+    It is the one that gives scores where the checkpoint does, or where `scores` asks for new ones.
+    """
     checkpoint = open_checkpoint(folder)
+    hf_config = checkpoint.hf_config
     try:
-        reference, report = AutoModelForCausalLM.from_pretrained(
+        reference, report = _class(hf_config).from_pretrained(
             folder, dtype=dtype or "auto", local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
@@ -68,20 +78,47 @@ def load_reference(
     demand_floats(checkpoint, sorted(weights & checkpoint.files.keys()))
     if growth is not None:
         _grow(reference, growth)
+    if scores is not None and not stored_scores(hf_config):
+        reference = _giving_scores(reference, hf_config, scores, folder)
     model = ReferenceModel(reference.to(device))
     _assert_plain_head(model, folder)
     return model, NOTES
 
 
+def _class(hf_config: Mapping[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return class_of(str(hf_config["model_type"])) if stored_scores(hf_config) else AutoModelForCausalLM
+
+
+@torch.no_grad()
+def _giving_scores(words: Any, hf_config: Mapping[str, Any], scores: Scores, folder: Path) -> Any:
+    """The family's classifier around the decoder of its model of words."""
+    config = words.config
+    config.num_labels, config.pad_token_id = scores.labels, scores.pad_id
+    with torch.device("meta"):
+        reference = class_of(str(hf_config["model_type"]))(config)
+    if not isinstance(getattr(reference, "score", None), nn.Linear):
+        raise PtwError(f"{folder}: {type(reference).__name__} has no {SCORES}: it needs a port")
+    setattr(reference, reference.base_model_prefix, words.base_model)
+    (drawn,) = new_scores(hf_config, scores, reference.score.weight.shape[1]).from_hf([])
+    reference.score.weight = nn.Parameter(drawn.to(words.dtype))
+    return reference
+
+
 @torch.no_grad()
 def _grow(reference: Any, growth: Growth) -> None:
     """Its tables of tokens with their new rows, by transformers' own means."""
-    tables = {id(t.weight): t for t in (reference.get_input_embeddings(), reference.get_output_embeddings())}
-    before = [table.weight.detach().clone() for table in tables.values()]
+    before = [table.weight.detach().clone() for table in _tables(reference)]
     reference.resize_token_embeddings(max(len(before[0]), growth.end), mean_resizing=False)
-    after = {id(t.weight): t for t in (reference.get_input_embeddings(), reference.get_output_embeddings())}
-    for table, old_VD in zip(after.values(), before, strict=True):
+    for table, old_VD in zip(_tables(reference), before, strict=True):
         table.weight.copy_(growth.table(old_VD))
+
+
+def _tables(reference: Any) -> list[Any]:
+    """Each once; a classifier has none of output."""
+    found = [reference.get_input_embeddings(), reference.get_output_embeddings()]
+    return list({id(table.weight): table for table in found if table is not None}.values())
 
 
 def reference_tensors(module: nn.Module, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -114,12 +151,16 @@ def _repack(hidden: Tensor, layout: Layout) -> Tensor:
 def _assert_plain_head(model: ReferenceModel, folder: Path) -> None:
     """Hidden states times the head must be the class's own logits: scaled or capped logits would be lost."""
     device = next(model.parameters()).device
-    ids = torch.arange(1, 9, device=device)[None] % model.head().vocabulary
+    config = model.reference.config.get_text_config()
+    usable = [id_ for id_ in range(1, min(config.vocab_size, 10)) if id_ != config.pad_token_id]
+    ids = torch.tensor([usable], device=device)
     was_training = model.training
     model.eval()
-    hidden = model(ids, Layout.of_documents([[8]], device=device))
-    ours, theirs = model.head().logits(hidden), model.reference(input_ids=ids, use_cache=False).logits
+    ours = model.head().logits(model(ids, Layout.of_documents([[len(usable)]], device=device)))
+    theirs = model.reference(input_ids=ids, use_cache=False).logits
     model.train(was_training)
+    if theirs.dim() == 2:  # scores are of the last token
+        ours = ours[:, -1]
     if not torch.allclose(ours.float(), theirs[..., : ours.shape[-1]].float(), rtol=1e-3, atol=1e-3):
         raise PtwError(
             f"{folder}: this family changes its logits after the head (a cap, a scale or a bias), "

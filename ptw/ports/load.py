@@ -61,14 +61,15 @@ def load(
     checkpoint = open_checkpoint(folder)
     found = _port_for(root, port or checkpoint.hf_config["model_type"])
     stored = stored_scores(checkpoint.hf_config)
-    demand_scores(folder, stored, scores, has_port=found is not None)
+    demand_scores(folder, checkpoint.hf_config, scores)
     if found is None:
         from ptw.ports.fallback import load_reference
 
-        reference, notes = load_reference(folder, dtype, device, growth)
+        reference, notes = load_reference(folder, dtype, device, growth, scores)
         if spread is not None:
             spread(reference, None, None)
         hf_config = grown_config(checkpoint.hf_config, growth) if growth else checkpoint.hf_config
+        hf_config = classifier_config(hf_config, scores) if scores else hf_config
         return Loaded(reference, hf_config, None, notes)
     if growth is not None:
         checkpoint = grown(checkpoint, growth, found)
@@ -78,11 +79,9 @@ def load(
         found = giving_scores(found, labels)
     operators = as_named(found.weights(config), checkpoint.files)
     module = _empty(found, config, dtype or stored_dtype(checkpoint), device, held_wide(operators), spread)
-    if scores and not stored:
-        hf_config = classifier_config(hf_config, scores)
-        fill(module, begun(operators, module, hf_config, scores), checkpoint)
-    else:
-        fill(module, operators, checkpoint)
+    anew = begun(operators, module, hf_config, scores) if scores and not stored else operators
+    fill(module, anew, checkpoint)
+    hf_config = classifier_config(hf_config, scores) if scores else hf_config
     return Loaded(module, hf_config, found, operators=tuple(operators))
 
 
@@ -94,8 +93,9 @@ def create(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     spread: Spread | None = None,
+    scores: Scores | None = None,
 ) -> Loaded:
-    """A model from scratch: matrices normal by the configuration's `initializer_range`, biases 0, norms 1."""
+    """A model from scratch, of words or scores: matrices normal by `initializer_range`, biases 0, norms 1."""
     found = find_port(root, hf_config["model_type"])
     if found is None:
         known = ", ".join(rooms.files(root, "models"))
@@ -104,6 +104,8 @@ def create(
             f"there are {known}"
         )
     config = configure(found, hf_config)
+    if scores:
+        found, hf_config = giving_scores(found, scores.labels), classifier_config(hf_config, scores)
     operators = found.weights(config)
     module = _empty(found, config, dtype, device, held_wide(operators), spread)
     initialise(module, seed, float(hf_config.get("initializer_range", 0.02)), padded_tables(operators))

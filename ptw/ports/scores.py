@@ -9,32 +9,39 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from ptw.errors import PtwError
 from ptw.nn.head import Head
+from ptw.ports.classifier import KIND, class_config
 from ptw.ports.mapping import names_of
 from ptw.ports.port import Port
 from ptw.ports.weights import Absent, Operator, Same
 
 SCORES = "score.weight"
-KIND = "ForSequenceClassification"
+OF_REFERENCE = f"reference.{SCORES}"  # where Hugging Face's own class has it
 USUAL_SPREAD = 0.02
+UNNAMED = "LABEL_"
+
+Problem = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
 @dataclass(frozen=True)
 class Scores:
     """So many scores, begun anew from this seed where a checkpoint has none.
 
-    pad_id: without one transformers can't tell which token of a padded text is the last.
+    pad_id: without one transformers can't tell which token of a padded text is the last. problem: what the
+    scores are, by transformers' word for it: one of the labels, any of them, or numbers.
     """
 
     labels: int
     seed: int = 0
     pad_id: int | None = None
+    names: tuple[str, ...] = ()  # of the labels; without: LABEL_0, LABEL_1, ...
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)
@@ -63,14 +70,39 @@ def stored_scores(hf_config: Mapping[str, Any]) -> int | None:
     return len(hf_config["id2label"]) if "id2label" in hf_config else int(hf_config.get("num_labels", 2))
 
 
-def demand_scores(folder: Path, stored: int | None, wanted: Scores | None, has_port: bool) -> None:
-    """PtwError where a checkpoint gives other scores than are wanted, or where no port gives any."""
-    if not has_port and (stored or wanted):
-        raise PtwError(f"{folder}: a model that gives scores needs a port, and there is none of this family")
-    if stored and wanted and stored != wanted.labels:
+def stored_names(hf_config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a checkpoint's labels, in the order of its scores; none where they are numbered only."""
+    names = {int(at): str(name) for at, name in (hf_config.get("id2label") or {}).items()}
+    found = tuple(name for _, name in sorted(names.items()))
+    return () if all(name == f"{UNNAMED}{at}" for at, name in enumerate(found)) else found
+
+
+def problem_of(hf_config: Mapping[str, Any]) -> Problem | None:
+    """What the scores of a checkpoint are, where it says so."""
+    return cast("Problem | None", hf_config.get("problem_type")) if stored_scores(hf_config) else None
+
+
+def demand_scores(folder: Path, hf_config: Mapping[str, Any], wanted: Scores | None) -> None:
+    """PtwError where a checkpoint gives other scores than are wanted."""
+    stored = stored_scores(hf_config)
+    if not stored or wanted is None:
+        return
+    if stored != wanted.labels:
         raise PtwError(
             f"{folder}: it gives {stored} scores of a text, and the recipe learns {wanted.labels}; begin "
             "with a model of words, or with one of as many scores"
+        )
+    problem, names = problem_of(hf_config), stored_names(hf_config)
+    if problem != wanted.problem and None not in (problem, wanted.problem):
+        raise PtwError(
+            f"{folder}: its scores are of {problem}, and the recipe's of {wanted.problem}; begin with a "
+            "model of words, or set another head"
+        )
+    if names and wanted.names and names != wanted.names:
+        at = next(at for at, pair in enumerate(zip(names, wanted.names, strict=True)) if pair[0] != pair[1])
+        raise PtwError(
+            f"{folder}: its label {at} is {names[at]!r}, and the recipe's is {wanted.names[at]!r}; begin "
+            "with a model of words, or give the labels in the model's order"
         )
 
 
@@ -102,29 +134,32 @@ def begun(
 ) -> list[Operator]:
     """The operators with new scores in place of stored ones."""
     width = module.get_parameter(SCORES).shape[1]
-    spread = float(hf_config.get("initializer_range") or USUAL_SPREAD)
-    return [*(one for one in operators if SCORES not in one.ours), New(wanted, width, spread)]
+    return [*(one for one in operators if SCORES not in one.ours), new_scores(hf_config, wanted, width)]
+
+
+def new_scores(hf_config: Mapping[str, Any], wanted: Scores, width: int) -> New:
+    return New(wanted, width, float(hf_config.get("initializer_range") or USUAL_SPREAD))
 
 
 def classifier_config(hf_config: Mapping[str, Any], wanted: Scores) -> dict[str, Any]:
-    """The config.json of the classifier; PtwError: transformers has none of this family."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-
-    family = str(hf_config["model_type"])
-    name = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.get(family)
-    if name is None:
-        raise PtwError(
-            f"transformers has no {KIND} of {family}, so that scores of it would be a model that nothing "
-            "else loads; take a model of another family"
-        )
-    names = [f"LABEL_{at}" for at in range(wanted.labels)]
+    """The config.json of the classifier; what a checkpoint of scores says already stays."""
+    names = wanted.names or stored_names(hf_config)
+    names = names or tuple(f"{UNNAMED}{at}" for at in range(wanted.labels))
+    problem = wanted.problem or hf_config.get("problem_type")
     return {
         **hf_config,
-        "architectures": [name],
+        **class_config(hf_config),
         "id2label": {str(at): label for at, label in enumerate(names)},
         "label2id": {label: at for at, label in enumerate(names)},
         "pad_token_id": hf_config.get("pad_token_id") if wanted.pad_id is None else wanted.pad_id,
+        **({} if problem is None else {"problem_type": problem}),
     }
+
+
+def scores_in(module: nn.Module) -> str | None:
+    """The name of the projection to scores, where the model has one."""
+    named = (name for name, _ in module.named_parameters())
+    return next((name for name in named if name in (SCORES, OF_REFERENCE)), None)
 
 
 def own_head(module: nn.Module) -> set[str]:

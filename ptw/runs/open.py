@@ -10,7 +10,7 @@ import torch
 
 from ptw.errors import PtwError
 from ptw.ports.load import Loaded, load
-from ptw.ports.scores import stored_scores
+from ptw.ports.scores import problem_of, stored_scores
 from ptw.ports.source import resolve
 from ptw.runs.record import MODEL, RunRecord, list_runs, model_folder
 from ptw.tokens.declared import extended
@@ -68,6 +68,12 @@ def demand_words(opened: Opened) -> None:
         raise PtwError(
             f"{opened.name} gives vectors, not words: `ptw eval` measures what they find in a dataset of "
             "pairs, and sentence-transformers loads it with SentenceTransformer"
+        )
+    if problem_of(opened.loaded.hf_config):
+        raise PtwError(
+            f"{opened.name} gives items, labels or numbers, not words: `ptw recommend {opened.name} --prompt "
+            "TEXT` asks it, `ptw eval` measures it, and transformers loads it with "
+            "AutoModelForSequenceClassification"
         )
     if stored_scores(opened.loaded.hf_config):
         raise PtwError(

@@ -42,11 +42,11 @@ def learn(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def texts_of(rows: Iterable[Row], format: str, name: str) -> Iterator[str]:
-    """The text of every row of a dataset of texts, chats, rated chats, prompts, preferences or pairs."""
+    """The text of every row of a dataset of any format but events."""
     for row in rows:
-        if format == "text":
+        if format == "text" or (format == "labelled" and "text" in row.value):
             yield _string(row, row.value, "text")
-        elif format in ("chat", "rated"):
+        elif format in ("chat", "rated", "labelled"):
             yield from _contents(row, "messages")
         elif format in ("preference", "prompt"):
             for key in ("prompt", "chosen", "rejected"):

@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from ptw.errors import PtwError
 from ptw.ports.load import Loaded
+from ptw.ports.scores import Scores
 from ptw.runs import record
 from ptw.runs.export import demand_free, export_run
 from ptw.runs.open import Opened, open_named, open_run_folder
@@ -113,7 +114,7 @@ def _opened(workspace: Workspace, found: record.RunRecord, folder: Path) -> Mome
     tokenizer, state = open_tokenizer(plan.workspace(), plan.tokenizer.name), checkpoint.state_of(folder)
     moment = Moment(plan, settings, _alone(device), tokenizer, state.get("pooling"))
     try:
-        moment.loaded, _ = weights.open_for_training(moment, state.get("scores"))
+        moment.loaded, _ = weights.open_for_training(moment, state["scores"] and Scores(**state["scores"]))
         checkpoint.load(folder, moment.loaded.module, None)
     except (OSError, RuntimeError, ValueError, KeyError, CheckpointException) as error:
         raise PtwError(f"{folder}: does not fit the model of the run: {checkpoint.reason(error)}") from error

@@ -16,14 +16,14 @@ from ptw.ports.port import Port
 from ptw.train.growing import Grown, declared_ids
 
 
-def demand_sense(run: Grown, labels: int | None) -> None:
+def demand_sense(run: Grown, gives_scores: bool) -> None:
     """PtwError where no row is new, or scores are to learn beside them."""
     if not declared_ids(run):
         raise PtwError(
             f'settings: stage = "new-rows": tokenizer {run.tokenizer.name} declares no new tokens; give it '
             "semantic_ids or special_tokens, or remove the line"
         )
-    if labels is not None:
+    if gives_scores:
         raise PtwError('settings: stage = "new-rows": scores are to be learnt, too; set stage = "all"')
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from ptw.errors import PtwError
 from ptw.ports.load import Spread, load
-from ptw.ports.scores import SCORES
+from ptw.ports.scores import scores_in
 from ptw.ports.source import resolve
 from ptw.tokens import fingerprint
 from ptw.tokens.tokenizer import load_tokenizer
@@ -55,7 +55,7 @@ def open_frozen(
         )
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     loaded = load(folder, plan.root, port=entry.port, dtype=dtype, device=group.device, spread=spread)
-    has_scores = any(name == SCORES for name, _ in loaded.module.named_parameters())
+    has_scores = scores_in(loaded.module) is not None
     if has_scores and not gives_scores:
         raise PtwError(f"{who} gives scores in place of words; name a model of words")
     if gives_scores and not has_scores:

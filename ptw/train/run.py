@@ -14,6 +14,7 @@ from ptw.data.stream import Stream
 from ptw.errors import PtwError
 from ptw.evals.rows import Forward
 from ptw.nn.head import Head
+from ptw.ports.scores import Scores
 from ptw.train import checkpoint, count, held_out, weights
 from ptw.train.chance import random_state, restore_random
 from ptw.train.facts import tokenizer_of
@@ -54,10 +55,10 @@ class Run:
         self._step_began = 0.0
         self.tokenizer = tokenizer_of(plan, self.ledger)
 
-    def model(self, scores: int | None = None, pooling: str | None = None) -> nn.Module:
+    def model(self, scores: Scores | None = None, pooling: str | None = None) -> nn.Module:
         """The plan's model with fp32 master weights, spread over the workers; bf16 computes in bf16.
 
-        With `scores` it gives so many of a text in place of words, with `pooling` vectors. With an adapter
+        With `scores` it gives these of a text in place of words, with `pooling` vectors. With an adapter
         nothing else learns, but new scores: whatever is frozen has `requires_grad` False.
         """
         settings, self._scores, self.pooling = self.settings, scores, pooling
@@ -110,14 +111,12 @@ class Run:
             for text, refused in self._feed.remarks():
                 self.ledger.say(text, refused=refused)
 
-    def mean_loss(
-        self, model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0, z_loss: float = 0.0
-    ) -> Tensor:
-        """The batch's share of the step's mean loss: all shares of all workers add up to it."""
+    def mean_loss(self, model: nn.Module, batch: Batch, **form: Any) -> Tensor:
+        """The batch's share of the step's mean loss, by `Head.loss`: those of all workers add up to it."""
         with self.computing():
             hidden_BTD = model(batch.ids_BT, batch.layout)
             head: Head = model.head()  # type: ignore[operator]
-            total = head.loss(hidden_BTD, batch.targets_BT, label_smoothing=label_smoothing, z_loss=z_loss)
+            total = head.loss(hidden_BTD, batch.targets_BT, **form)
         return total / max(1, batch.step.learnt)
 
     def step(self, optimizer: torch.optim.Optimizer, loss: Tensor, **figures: Tensor) -> None:
@@ -202,13 +201,13 @@ class Run:
         """The rows of the step after this one; a checkpoint holds them for unread."""
         return self._feed.peek()
 
-    def rows_ahead(self) -> Iterator[PackedRow]:
+    def rows_ahead(self, held_out_too: bool = True) -> Iterator[PackedRow]:
         """All that the steps to come and the held-out measurements will read, before any is trained on."""
         settings = self.settings
         most = None if settings.steps is None else settings.steps * settings.rows
         with closing(self._open_stream(1)) as stream:
             yield from islice(stream, most)
-        if self.holds_out:
+        if held_out_too and self.holds_out:
             with closing(held_out.rows_of(self)) as stream:
                 yield from stream
 
@@ -262,7 +261,7 @@ class Run:
         state = {
             "step": self.steps_done,
             "total": self.total_steps,
-            "scores": self._scores,
+            "scores": None if self._scores is None else vars(self._scores),
             "pooling": self.pooling,
             "feed": self._feed.state_dict(),
             "best": vars(self.best),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,18 +13,27 @@ from ptw.data.pack import lay_out
 from ptw.data.sample import Sample
 from ptw.errors import PtwError
 from ptw.evals.rows import empty, forward_of, last
+from ptw.ports.scores import Scores
 from ptw.train.judged import Rows
+
+__all__ = ["Scores", "labels_of", "levels_of", "pooled", "rated", "scores"]
 
 if TYPE_CHECKING:
     from ptw.train.labels.run import Labelling
     from ptw.train.run import Run
 
 
-def scores(run: Run | Labelling, model: nn.Module, batch: Rows) -> Tensor:
-    """(N, L) scores of each document of the batch's samples, in fp32 at least: of its last token."""
+def pooled(run: Run | Labelling, model: nn.Module, batch: Rows) -> Tensor:
+    """(N, D) hidden states of the last token of each document of the batch's samples: scores are of these."""
     with run.computing():
-        hidden_BTD = model(batch.ids_BT, batch.layout)
-        found_NL = model.head().logits(last(hidden_BTD, batch))  # type: ignore[operator]
+        return last(model(batch.ids_BT, batch.layout), batch, run.tokenizer.pad_id)
+
+
+def scores(run: Run | Labelling, model: nn.Module, batch: Rows) -> Tensor:
+    """(N, L) scores of each document of the batch's samples, in fp32 at least."""
+    hidden_ND = pooled(run, model, batch)
+    with run.computing():
+        found_NL = model.head().logits(hidden_ND)  # type: ignore[operator]
     return found_NL.to(torch.promote_types(found_NL.dtype, torch.float32))
 
 
@@ -49,15 +58,18 @@ def rated(
 
 def levels_of(batch: Rows, levels: int) -> Tensor:
     """(N,) ratings of the batch's samples; PtwError names one that is no level from 0 on."""
-    rated = [
-        (sample, rating)
-        for row in batch.rows
-        for sample, rating in zip(row.samples, row.ratings, strict=True)
-    ]
-    for sample, rating in rated:
+    found = []
+    for sample, rating in labels_of(batch):
         if rating not in range(levels):
             raise PtwError(
                 f"{sample}: rating {rating:g}: with levels = {levels} it must be a whole number from 0 to "
                 f"{levels - 1}; rate it anew, or set levels"
             )
-    return torch.tensor([int(rating) for _, rating in rated], device=batch.ids_BT.device)
+        found.append(int(rating))
+    return torch.tensor(found, device=batch.ids_BT.device)
+
+
+def labels_of(batch: Rows) -> Iterator[tuple[str, Any]]:
+    """The batch's samples, each with its label."""
+    for row in batch.rows:
+        yield from zip(row.samples, row.labels, strict=True)

@@ -80,3 +80,17 @@ class NextTokenSettings(TrainingSettings):
         super().demand_sense()
         demand.part(label_smoothing=self.label_smoothing)
         demand.not_negative(z_loss=self.z_loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledSettings(TrainingSettings):
+    """Of a recipe whose softmax may learn from a part of its classes, which are many."""
+
+    sampled: int | None = None  # so many classes, drawn for each step, in place of all
+    sampled_by: Literal["uniform", "popularity"] = "uniform"  # popularity: by how often each is a target
+
+    def demand_sense(self) -> None:
+        super().demand_sense()
+        demand.positive(sampled=1 if self.sampled is None else self.sampled)
+        if self.sampled is None and self.sampled_by != "uniform":
+            demand.refuse("sampled_by", self.sampled_by, "it has an effect with sampled only; set sampled")

@@ -1,6 +1,5 @@
 """Where do a run's weights come from, which are kept, and where do they go?"""
 
-import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,23 +13,24 @@ from torch import Tensor, nn
 
 from ptw.errors import PtwError
 from ptw.ports import adapter, adapting, compiled, quantise
+from ptw.ports.classifier import AUTO, is_brought
 from ptw.ports.export import export
 from ptw.ports.load import Loaded, Spread, create, load
 from ptw.ports.port import Port
-from ptw.ports.scores import SCORES, Scores, own_head
+from ptw.ports.scores import Scores, own_head, scores_in
 from ptw.ports.source import resolve
 from ptw.runs.record import ADAPTER, MODEL
 from ptw.tokens import fingerprint
 from ptw.tokens.closing import closing
 from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
-from ptw.train import adapted, checkpoint, new_rows, sentence
+from ptw.train import adapted, beside, checkpoint, new_rows
 from ptw.train.facts import demand_tokenizer
 from ptw.train.flops import Work, work_of
 from ptw.train.group import Group
 from ptw.train.growing import declared_ids, growth_of
 from ptw.train.parallel import full_state, recompute, spreading
 from ptw.train.plan import Plan
-from ptw.train.settings import TrainingSettings
+from ptw.train.settings import SampledSettings, TrainingSettings
 
 if TYPE_CHECKING:
     from ptw.train.run import Run
@@ -58,13 +58,13 @@ class Holder(Protocol):
     pooling: str | None  # of a model that gives vectors
 
 
-def open_for_training(run: Holder, labels: int | None) -> tuple[Loaded, Work]:
+def open_for_training(run: Holder, scores: Scores | None) -> tuple[Loaded, Work]:
     """The plan's model, spread over the workers, and what it computes, which is seen before it is cut.
 
-    With `labels` it gives so many scores of a text in place of words; where it gives vectors its head is
-    frozen. In fp32; beneath an adapter in the precision of the run. PtwError if the tokenizer is not the
-    run's, or not the model's: its table lacks ids, or it had others; for an adapter that can't be; and if it
-    cannot be spread as the cluster asks.
+    With `scores` it gives these of a text in place of words; where it gives vectors its head is frozen. In
+    fp32; beneath an adapter in the precision of the run. PtwError if the tokenizer is not the run's, or not
+    the model's: its table lacks ids, or it had others; for an adapter that can't be; and if it cannot be
+    spread as the cluster asks.
     """
     works: list[Work] = []
     plan, group, settings = run.plan, run.group, run.settings
@@ -72,7 +72,7 @@ def open_for_training(run: Holder, labels: int | None) -> tuple[Loaded, Work]:
 
     rows_alone = settings.stage == "new-rows"
     if rows_alone:
-        new_rows.demand_sense(run, labels)
+        new_rows.demand_sense(run, scores is not None)
 
     def measured(module: nn.Module, port: Port | None, config: Any) -> None:
         if rows_alone:
@@ -83,16 +83,22 @@ def open_for_training(run: Holder, labels: int | None) -> tuple[Loaded, Work]:
 
     # an adapter goes onto whole layers; else each worker has in memory only what it holds
     at_once = spread is not None and settings.adapter == "none"
-    loaded = _opened(run, labels, measured if at_once else None)
+    loaded = _opened(run, scores, measured if at_once else None)
     if not at_once:
         loaded = adapted.adapt(loaded, settings, settings.seed, group.device)
-        if labels is not None:
-            loaded.module.get_parameter(SCORES).requires_grad_(True)
+        if (projection := scores_in(loaded.module)) is not None:
+            loaded.module.get_parameter(projection).requires_grad_(True)
         measured(loaded.module, loaded.port, getattr(loaded.module, "config", None))
     work = works[0]
+    if is_brought(loaded.hf_config):
+        note = f"transformers has no such class: model/ brings it, for {AUTO} with trust_remote_code=True"
+        loaded = replace(loaded, notes=(*loaded.notes, note))
     if rows_alone:
         note = new_rows.keep_others(loaded, declared_ids(run))
         loaded = replace(loaded, notes=(*loaded.notes, note))
+    if isinstance(settings, SampledSettings) and settings.sampled is not None:
+        classes = loaded.module.head().vocabulary  # type: ignore[operator]
+        work = replace(work, per_target=work.per_target * min(1.0, (settings.sampled + 1) / classes))
     if run.pooling is not None:
         work = _without_words(run, loaded, work)
     if settings.compile:
@@ -119,29 +125,25 @@ def _compile(loaded: Loaded, model: str) -> None:
     compiled.compile_blocks(loaded.module)
 
 
-def _opened(run: Holder, labels: int | None, spread: Spread | None) -> Loaded:
+def _opened(run: Holder, scores: Scores | None, spread: Spread | None) -> Loaded:
     plan, settings, tokenizer, device = run.plan, run.settings, run.tokenizer, run.group.device
     demand_tokenizer(plan, tokenizer)
     entry = plan.model
     adapted.demand_sense(settings, entry.hf is None, run.group.world)
     if settings.compile:
         compiled.demand_sense(settings.adapter, device)
+    scores = scores and replace(scores, seed=settings.seed, pad_id=tokenizer.pad_id)
     if entry.hf is None:
-        if labels is not None:
-            raise PtwError(
-                f"model {entry.name} is a shape: scores are learnt on a model of words, with hf = ..."
-            )
         ids = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
         special = {f"{name}_token_id": id_ for name, id_ in ids.items() if id_ is not None}
         config = {**(entry.config or {}), "vocab_size": tokenizer.size, **special}
-        return create(config, plan.root, seed=settings.seed, device=device, spread=spread)
+        return create(config, plan.root, seed=settings.seed, device=device, spread=spread, scores=scores)
     folder = resolve(entry.hf, entry.revision, plan.root)
     _demand_its_ids(folder, entry.name, tokenizer)
     frozen_in_bf16 = settings.adapter != "none" and settings.precision == "bf16"
     dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
     # what is to be packed goes to the device one matrix at a time
     first_on = torch.device("cpu") if settings.adapter == "qlora" else device
-    scores = None if labels is None else Scores(labels, settings.seed, tokenizer.pad_id)
     growth = growth_of(run, folder)
     loaded = load(
         *(folder, plan.root),
@@ -224,13 +226,6 @@ def publish(run: "Run") -> None:
     run.group.wait()
 
 
-def _write_generation_config(tokenizer: Tokenizer, folder: Path) -> None:
-    """Where transformers and vLLM look for the ids that end an answer: a turn ends before the text does."""
-    ids = {"bos": tokenizer.bos_id, "pad": tokenizer.pad_id, "eos": sorted(tokenizer.stop_ids) or None}
-    values = {f"{name}_token_id": value for name, value in ids.items() if value is not None}
-    (folder / "generation_config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
 def _write(run: "Run", folder: Path) -> None:
     """In the folder: the adapter where there is one, and the model, to which it is added."""
     state = full_state(run.loaded.module, run.group.first)
@@ -251,10 +246,11 @@ def _write(run: "Run", folder: Path) -> None:
 
 
 def write_adapter(run: Holder, folder: Path, state: Mapping[str, Tensor]) -> None:
-    """PEFT's format; nothing where there is no adapter, or where one would lack the scores."""
-    layers = list(adapter.attached(run.loaded.module).values())
-    if layers and SCORES not in state:
-        adapter.save(run.loaded.module, layers[0].settings, folder, state=state, base=run.plan.model.hf)
+    """PEFT's format, with the scores where there are any; nothing where there is no adapter."""
+    module, base = run.loaded.module, run.plan.model.hf
+    if layers := list(adapter.attached(module).values()):
+        learnt_too = scores_in(module)
+        adapter.save(module, layers[0].settings, folder, state=state, base=base, beside=learnt_too)
 
 
 def write_model(run: Holder, folder: Path, state: Mapping[str, Tensor]) -> list[str]:
@@ -268,16 +264,7 @@ def write_model(run: Holder, folder: Path, state: Mapping[str, Tensor]) -> list[
     plain = quantise.unpacked(run.loaded.module, state)
     plain, lost = adapting.merged(run.loaded.module, plain, dtype if narrow else None)
     export(run.loaded, folder, state=plain)
-    if run.pooling is None:
-        run.tokenizer.save(folder)
-        _write_generation_config(run.tokenizer, folder)
-    else:
-        closing(run.tokenizer).save(folder)
-        width = run.loaded.module.head().weight_VD.shape[1]  # type: ignore[operator]
-        sentence.write(folder, run.pooling, width, run.settings.window, sentence.prompts_of(run.plan))
-    told = []
-    if run.settings.adapter != "none" and SCORES in state:
-        told.append("no adapter/ is written: it would lack the scores; model/ has both")
+    told = [note for note in [beside.write(run, folder)] if note]
     if lost > TOLD:
         told.append(f"merged in {dtype}: {lost:.1%} of the adapter's change is rounded away; adapter/ has it")
     return told

@@ -134,6 +134,7 @@ def dataset_problems(document: Document, name: str, entry: Entry) -> Iterator[Pr
         "chat": "a chat",
         "preference": "a pair of answers",
         "rated": "a rated chat",
+        "labelled": "what has a label",
         "pair": "a query with its documents",
     }
     if form in whole and entry.get("too_long") == "split":

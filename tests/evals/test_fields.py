@@ -233,7 +233,9 @@ def test_the_question_is_the_sequence_that_training_had(
     opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer, asked = tokenizer_of(opened), list[list[int]]()
-    monkeypatch.setattr("ptw.evals.next_items._scored", lambda *a: asked.append(a[3]) or [])
+    monkeypatch.setattr(
+        "ptw.evals.next_items._scores", lambda *a: asked.append(a[3]) or torch.zeros(len(a[2].names))
+    )
     monkeypatch.setattr(
         "ptw.evals.next_items.Generator.likeliest",
         lambda self, prompts, allowed: (asked.append(prompts[0]), (torch.zeros(1, 0), torch.zeros(1, 0)))[1],

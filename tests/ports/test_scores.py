@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from ptw.errors import PtwError
 from ptw.nn.layout import Layout
-from ptw.ports.checkpoint import open_checkpoint
 from ptw.ports.export import export
 from ptw.ports.load import Loaded, load
 from ptw.ports.scores import SCORES, Scores, classifier_config
@@ -31,12 +29,7 @@ def scores_of(loaded: Loaded) -> torch.Tensor:
 def test_an_exported_classifier_gives_the_same_scores_in_transformers(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    family = open_checkpoint(checkpoint).hf_config["model_type"]
     wanted = Scores(labels=3, seed=1, pad_id=0)
-    if family not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
-        with pytest.raises(PtwError, match=f"no ForSequenceClassification of {family}"):
-            load(checkpoint, None, scores=wanted)
-        return
     loaded = load(checkpoint, None, scores=wanted, dtype=torch.float64)
     assert "lm_head.weight" not in dict(loaded.module.named_parameters())
     export(loaded, tmp_path / "classifier")
@@ -56,9 +49,6 @@ def test_an_exported_classifier_gives_the_same_scores_in_transformers(
 
 
 def test_what_is_learnt_begins_where_the_seed_says(checkpoint: Path) -> None:
-    family = open_checkpoint(checkpoint).hf_config["model_type"]
-    if family not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES:
-        pytest.skip("no classifier of this family")
     drawn = [
         load(checkpoint, None, scores=Scores(2, seed)).module.get_parameter(SCORES) for seed in (1, 1, 2)
     ]
@@ -66,7 +56,7 @@ def test_what_is_learnt_begins_where_the_seed_says(checkpoint: Path) -> None:
     assert not torch.equal(drawn[0], drawn[2])
 
 
-def test_other_scores_than_there_are_and_no_port_are_refused(tmp_path: Path, checkpoint: Path) -> None:
+def test_other_scores_than_there_are_are_refused(tmp_path: Path, checkpoint: Path) -> None:
     if checkpoint.name != "llama":
         pytest.skip("one family is enough")
     loaded = load(checkpoint, None, scores=Scores(5))
@@ -74,6 +64,19 @@ def test_other_scores_than_there_are_and_no_port_are_refused(tmp_path: Path, che
     export(dataclasses.replace(loaded, hf_config=config), tmp_path / "five")
     with pytest.raises(PtwError, match="it gives 5 scores of a text, and the recipe learns 1"):
         load(tmp_path / "five", None, scores=Scores(1))
-    for folder in (checkpoint, tmp_path / "five"):
-        with pytest.raises(PtwError, match="needs a port"):
-            load(folder, None, port="hf", scores=Scores(5))
+    named = classifier_config(loaded.hf_config, Scores(5, names=tuple("abcde")))
+    export(dataclasses.replace(loaded, hf_config=named), tmp_path / "named")
+    with pytest.raises(PtwError, match="its label 0 is 'a', and the recipe's is 'b'"):
+        load(tmp_path / "named", None, scores=Scores(5, names=tuple("bacde")))
+
+
+def test_without_a_port_hugging_faces_class_gives_the_same_scores(tmp_path: Path, checkpoint: Path) -> None:
+    wanted = Scores(4, seed=2, pad_id=0, names=tuple("abcd"), problem="regression")
+    ours = load(checkpoint, None, scores=wanted)
+    theirs = load(checkpoint, None, port="hf", scores=wanted)
+    torch.testing.assert_close(scores_of(theirs), scores_of(ours), rtol=0, atol=1e-5)
+    assert theirs.hf_config == ours.hf_config
+    export(theirs, tmp_path / "theirs")
+    for port in (None, "hf"):
+        again = load(tmp_path / "theirs", None, port=port)
+        torch.testing.assert_close(scores_of(again), scores_of(ours), rtol=0, atol=1e-5)
