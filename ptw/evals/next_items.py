@@ -86,11 +86,11 @@ def _ids(opened: Opened, tokenizer: Tokenizer, request: Request) -> list[int]:
         return prompt_ids(opened, tokenizer, request.prompt)
     if tokenizer.bos_id is None and not request.history:
         raise PtwError("the history is empty: name at least one item")
-    *before, asked = _events(tokenizer, request)
+    *before, asked = _events(opened.name, tokenizer, request)
     return input_of("the history", tokenizer, before, asked, window_of(opened)).ids.tolist()
 
 
-def _events(tokenizer: Tokenizer, request: Request) -> list[Event]:
+def _events(name: str, tokenizer: Tokenizer, request: Request) -> list[Event]:
     """Those of the history, whose fields are not known, and the one that is asked for, whose item is not."""
     fields = tokenizer.fields
     early, late = fields.keys(BEFORE), fields.keys(AFTER)
@@ -98,7 +98,7 @@ def _events(tokenizer: Tokenizer, request: Request) -> list[Event]:
         if key not in early:
             why = "it only once they are over" if key in late else "no such field"
             hint = hint_of(key, early, "fields that a request brings")
-            raise PtwError(f"--now {key}: events of tokenizer {tokenizer.name} have {why}; {hint}")
+            raise PtwError(f"--now {key}: events of {name} have {why}; {hint}")
     now = {key: fields.parsed(key, text) for key, text in request.now.items()}
     values = {key: [*([None] * len(request.history)), now.get(key)] for key in (*early, *late)}
     return tokenizer.events([*request.history, None], values)

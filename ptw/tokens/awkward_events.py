@@ -39,7 +39,7 @@ def at_random(tokenizer: Tokenizer, seed: int, count: int) -> Iterator[tuple[str
         length = draw.randint(1, LONGEST)
         row: dict[str, Any] = {"items": [draw.choice(names) for _ in range(length)]}
         for key, pool in pools.items():
-            drawn = draw.choices(pool, k=length) if pool else [None] * length
+            drawn: list[Any] = draw.choices(pool, k=length) if pool else [None] * length
             rising = sorted(drawn) if _is_time(tokenizer.fields, key) else drawn
             row[key] = [None if draw.random() < UNKNOWN else value for value in rising]
         yield f"at random {number}", of_row(tokenizer, row)
