@@ -22,6 +22,7 @@ NAMES = (
     "parallel",
     "compiled",
     "vllm_loads",
+    "event_fields",
     "moe_step_vs_hf",
     "vocabulary",
     "trie_beams",

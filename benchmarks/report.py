@@ -64,7 +64,7 @@ def machine() -> dict[str, str | int]:
     return {
         "processor": model or platform.processor(),
         "cores": os.cpu_count() or 0,
-        "threads": THREADS,
+        "threads": int(os.environ.get("OMP_NUM_THREADS", THREADS)),
         "python": platform.python_version(),
     }
 

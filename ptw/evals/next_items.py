@@ -140,11 +140,11 @@ def _ids(opened: Opened, tokenizer: Tokenizer, request: Request, row: Mapping[st
         return prompt_ids(opened, tokenizer, request.prompt)
     if tokenizer.bos_id is None and not row["items"]:
         raise PtwError("the history is empty: name at least one item")
-    *before, asked = _events(tokenizer, row, request.now)
+    *before, asked = _events(opened.name, tokenizer, row, request.now)
     return input_of("the history", tokenizer, before, asked, window_of(opened)).ids.tolist()
 
 
-def _events(tokenizer: Tokenizer, row: Mapping[str, Any], now: Mapping[str, str]) -> list[Event]:
+def _events(name: str, tokenizer: Tokenizer, row: Mapping[str, Any], now: Mapping[str, str]) -> list[Event]:
     """Those of the history, and the one that is asked for, of which only `now` is known."""
     fields, items = tokenizer.fields, items_in(row)
     early, late = fields.keys(BEFORE), fields.keys(AFTER)
@@ -152,7 +152,7 @@ def _events(tokenizer: Tokenizer, row: Mapping[str, Any], now: Mapping[str, str]
         if key not in early:
             why = "it only once they are over" if key in late else "no such field"
             hint = hint_of(key, early, "fields that a request brings")
-            raise PtwError(f"--now {key}: events of tokenizer {tokenizer.name} have {why}; {hint}")
+            raise PtwError(f"--now {key}: events of {name} have {why}; {hint}")
     asked = {key: fields.parsed(key, text) for key, text in now.items()}
     known = {key: row[key] if key in row else [None] * len(items) for key in (*early, *late)}
     values = {key: [*column, asked.get(key)] for key, column in known.items()}

@@ -16,6 +16,7 @@ from ptw.workspace.manifest import FieldEntry, field_entry
 
 FILE = "event_fields.json"  # beside a tokenizer; transformers and vLLM take no notice of it
 BEFORE, AFTER = "before", "after"
+KEPT = 2**16  # sides whose merges are remembered
 
 
 class Fields:
@@ -105,6 +106,8 @@ class Fields:
 
     def _merge(self, side: Side) -> Side:
         if side not in self._merged:
+            if len(self._merged) >= KEPT:
+                self._merged.clear()
             self._merged[side] = merged(side, self._ranks)
         return self._merged[side]
 

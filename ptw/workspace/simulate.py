@@ -12,6 +12,7 @@ import numpy as np
 
 from ptw.workspace.catalogue import make_titles
 from ptw.workspace.chats import make_chats, shelf_of
+from ptw.workspace.circumstances import with_circumstances
 from ptw.workspace.viewings import catalogue_of, make_viewings
 
 MEMBERS = 1500  # by default; the other sizes follow from it
@@ -22,13 +23,12 @@ TITLES = 400
 def write_service(folder: Path, members: int = MEMBERS, seed: int = 0) -> None:
     """items.jsonl, viewings.jsonl, chats.jsonl and chats-held-out.jsonl into this folder, which exists."""
     # a stream of its own for each file: a change to one leaves the others as they are
-    streams = [np.random.default_rng([seed, number]) for number in range(5)]
+    streams = [np.random.default_rng([seed, number]) for number in range(6)]
     titles = make_titles(title_count(members), streams[0])
     shelf = shelf_of(titles)
     write_rows(folder / "items.jsonl", (title.row() for title in titles))
-    write_rows(
-        folder / "viewings.jsonl", make_viewings(catalogue_of(titles, streams[1]), members, streams[2])
-    )
+    viewings = make_viewings(catalogue_of(titles, streams[1]), members, streams[2])
+    write_rows(folder / "viewings.jsonl", with_circumstances(viewings, titles, streams[5]))
     write_rows(folder / "chats.jsonl", make_chats(shelf, members * 4 // 5, streams[3]))
     write_rows(folder / "chats-held-out.jsonl", make_chats(shelf, max(20, members // 10), streams[4]))
 

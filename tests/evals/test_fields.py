@@ -258,8 +258,8 @@ def test_the_question_is_the_sequence_that_training_had(
 @pytest.mark.parametrize(
     ("now", "words"),
     [
-        ({"seconds": "3"}, "--now seconds: events of tokenizer .* have it only once they are over"),
-        ({"devise": "tv"}, "--now devise: events of tokenizer .* have no such field; did you mean 'device'"),
+        ({"seconds": "3"}, "--now seconds: events of with-.*-001 have it only once they are over"),
+        ({"devise": "tv"}, "--now devise: events of with-.*-001 have no such field; did you mean 'device'"),
         (
             {"device": "car"},
             r"`device` of event 2 is 'car': none of the values of field device \(tv, phone\)",

@@ -50,6 +50,17 @@ semantic_ids = "films"
 [tokenizers.codes.fields.device]
 values = ["tv", "phone"]
 known = "before"
+[tokenizers.words]
+learn_from = "texts"
+vocab_size = 300
+semantic_ids = "films"
+special_tokens = ["<|binge|>"]
+[tokenizers.words.fields.device]
+values = ["tv", "phone"]
+known = "before"
+[datasets.texts]
+source = "data/texts.jsonl"
+format = "text"
 [datasets.views]
 source = "data/views.jsonl"
 format = "event"
@@ -72,7 +83,8 @@ TEXTS = (
 
 def films(root: Path, merges: str = "", rows: list[dict[str, Any]] | None = None) -> Workspace:
     (root / "data").mkdir(parents=True)
-    for name, found in {"items": [{"id": f"f{n}"} for n in range(4)], "views": rows or [ROW]}.items():
+    texts, items = [{"text": "I watched a film and liked it."}] * 9, [{"id": f"f{n}"} for n in range(4)]
+    for name, found in {"items": items, "texts": texts, "views": rows or [ROW]}.items():
         (root / "data" / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in found))
     (root / "workspace.toml").write_text(TOML.format(merges=merges))
     codes = [[0, 0], [0, 1], [3, 2], [1, 3]]
@@ -88,7 +100,10 @@ def workspace(tmp_path: Path) -> Workspace:
 
 def ids_of(tokenizer: Tokenizer, row: dict[str, Any]) -> list[int]:
     events = tokenizer.events(row["items"], row)
-    return [*([tokenizer.bos_id] if tokenizer.bos_id else []), *(id_ for one in events for id_ in one.ids)]
+    return [
+        *([tokenizer.bos_id] if tokenizer.bos_id is not None else []),
+        *(id_ for one in events for id_ in one.ids),
+    ]
 
 
 def test_what_is_known_before_stands_before_the_item_and_the_rest_after_it(workspace: Workspace) -> None:
@@ -113,6 +128,19 @@ def test_an_item_of_several_codes_has_its_fields_around_all_of_them(workspace: W
         *("<|device=tv|>", "<|films.0.1|>", "<|films.1.3|>"),
     ]
     assert [one["device"] for one in tokenizer.told(ids)] == ["phone", "tv"]
+
+
+def test_a_tokenizer_of_words_has_them_too(workspace: Workspace, tmp_path: Path) -> None:
+    tokenizer = open_tokenizer(workspace, "words")
+    ids = ids_of(tokenizer, {"items": ["f2"], "device": ["tv"]})
+    assert tokenizer.decode(ids[1:]) == "<|device=tv|><|films.0.3|><|films.1.2|>"
+    bare = dataclasses.replace(workspace.tokenizers["words"], fields={})
+    other = open_tokenizer(dataclasses.replace(workspace, tokenizers={"words": bare}), "words")
+    assert min(tokenizer.field_ids) == other.size, "they stand behind what it had without them"
+    assert tokenizer.encode("I liked <|films.0.3|>.") == other.encode("I liked <|films.0.3|>.")
+    assert not set(tokenizer.field_ids) & set(tokenizer.answer_ids), "no answer says one"
+    tokenizer.save(tmp_path / "saved")
+    assert ids_of(load_tokenizer(tmp_path / "saved"), {"items": ["f2"], "device": ["tv"]}) == ids
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ptw.workspace.catalogue import MATURITY
+from ptw.workspace.circumstances import DEVICE_OF, EVENING_SECONDS
 from ptw.workspace.simulate import MEMBERS, write_service
 
 FILES = ("items", "viewings", "chats", "chats-held-out")
@@ -69,6 +70,21 @@ def test_viewings_are_in_time_order_and_of_the_catalogue(service: dict[str, Rows
         assert set(row["items"]) <= set(known)
         assert row["times"] == sorted(set(row["times"]))
     assert len({row["id"] for row in service["viewings"]}) == len(service["viewings"])
+
+
+def test_each_viewing_has_a_device_and_a_time_that_was_watched(service: dict[str, Rows]) -> None:
+    known, best, given_up = titles(service), [], dict[bool, list[bool]]({True: [], False: []})
+    for row in service["viewings"]:
+        genres = [known[item]["genres"][0] for item in row["items"]]
+        assert len(row["device"]) == len(row["seconds"]) == len(row["items"])
+        best += [device == DEVICE_OF[genre] for device, genre in zip(row["device"], genres, strict=True)]
+        for at, (one, other) in enumerate(pairwise(row["times"])):
+            assert 0 < row["seconds"][at] <= other - one
+            assert row["device"][at] == row["device"][at + 1] or other - one >= EVENING_SECONDS
+        for genre, seconds in zip(genres, row["seconds"], strict=True):
+            given_up[genres.count(genre) > len(genres) / 4].append(seconds < 600)
+    assert 0.5 < statistics.mean(best) < 0.9
+    assert statistics.mean(given_up[False]) > 3 * statistics.mean(given_up[True])
 
 
 def test_popularity_is_skewed(service: dict[str, Rows]) -> None:
