@@ -30,7 +30,7 @@ def closing(tokenizer: Tokenizer) -> Tokenizer:
         hf.backend_tokenizer.post_processor = _around(hf, tokenizer)
     if hf.pad_token is None:
         hf.pad_token = hf.eos_token or hf.unk_token or hf.bos_token
-    closed = Tokenizer(hf, tokenizer.name, tokenizer.notes, tokenizer.own_stops)
+    closed = tokenizer.having(hf)
     with TemporaryDirectory(prefix="ptw-") as aside:
         closed.save(Path(aside))
         again = AutoTokenizer.from_pretrained(aside, local_files_only=True)

@@ -71,10 +71,7 @@ def extended(workspace: Workspace, tokenizer: Tokenizer) -> Tokenizer:
                 newer[name] = found
     if not newer:
         return tokenizer
-    vocabularies = {**tokenizer.vocabularies, **newer}
-    return Tokenizer(
-        tokenizer.hf, tokenizer.name, tokenizer.notes, tokenizer.own_stops, vocabularies=vocabularies
-    )
+    return tokenizer.having(vocabularies={**tokenizer.vocabularies, **newer})
 
 
 def source_folder(root: Path, entry: TokenizerEntry) -> Path | None:

@@ -72,6 +72,12 @@ class Tokenizer:
         )
         self.template = Chat(hf, name, sorted(specials))
 
+    def having(self, hf: Any = None, vocabularies: Vocabularies | None = None) -> "Tokenizer":
+        """The same with another tokenizer of transformers, or other vocabularies."""
+        own = self.vocabularies if vocabularies is None else vocabularies
+        automatic = self.is_automatic and hf is None
+        return Tokenizer(hf or self.hf, self.name, self.notes, self.own_stops, automatic, own, self.fields)
+
     def encode(self, text: str, special: bool = False) -> list[int]:
         """The ids of a text; `special` adds what the tokenizer puts around a text."""
         return self.encode_with_starts(text, special)[0]

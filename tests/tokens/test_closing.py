@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from ptw.tokens import fingerprint
+from ptw.tokens import fingerprint, grown
 from ptw.tokens.closing import closing
+from ptw.tokens.fields import Fields
 from ptw.tokens.learn import learn
 from ptw.tokens.pipeline import PROBES
+from ptw.tokens.semantic import SemanticIds
 from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
+from ptw.workspace.manifest import FieldEntry
 
 
 def demand_closed(tokenizer: Tokenizer, folder: Path) -> None:
@@ -47,3 +51,12 @@ def test_a_learnt_tokenizer_closes_texts_and_one_that_does_stays(tmp_path: Path)
     demand_closed(tokenizer, tmp_path)
     again = load_tokenizer(tmp_path)
     assert closing(again) is again
+
+
+def test_it_keeps_its_items_and_the_fields_of_its_events() -> None:
+    ids = SemanticIds("films", 2, ("Up", "Heat"), np.array([[0], [1]], np.int32))
+    fields = Fields([FieldEntry("device", "before", "device", values=("tv", "phone"))])
+    hf = grown.grow(learn(["some text, " * 9], 300), "words", {"films": ids}, fields.said)
+    closed = closing(Tokenizer(hf, "words", vocabularies={"films": ids}, fields=fields))
+    assert closed.item_ids(["Heat"]) == closed.code_ids("films")[0][1:]
+    assert len(closed.events(["Up"], {"device": ["tv"]})[0].ids) == 2

@@ -53,6 +53,12 @@ def test_what_the_plan_needs_is_sent_and_no_secret(tracked: Path, tmp_path: Path
     assert secrets == [".env", "keys/server.pem"]
 
 
+def test_the_parts_of_a_mix_are_sent(tracked: Path, tmp_path: Path) -> None:
+    pack(resolve(read(tracked), "mixed", {}), tmp_path / "packed")
+    for file in ("data/chats.jsonl", "data/texts.jsonl"):
+        assert (tmp_path / "packed" / file).is_file()
+
+
 def test_semantic_ids_are_sent_with_the_texts_of_their_items(root: Path, tmp_path: Path) -> None:
     text = (root / "workspace.toml").read_text()
     codes = '[semantic_ids.coded]\nitems = "data/items.jsonl"\n[tokenizers.words]\nsemantic_ids = "coded"\n'

@@ -79,10 +79,11 @@ def _needed(plan: Plan) -> Iterator[str]:
         texts = semantic.read_facts(built)["files"]  # new rows begin in the texts of items
         for file in (built / semantic.FACTS, built / semantic.ITEMS, *(plan.root / text for text in texts)):
             yield _inside(plan.root, f"semantic_ids.{name}", file)
-    for name, dataset in plan.datasets.items():
+    parts = [share.dataset for dataset in plan.datasets.values() for share in dataset.parts]
+    for dataset in parts:
         local = tuple(source for source in dataset.source if "://" not in source)
         for found in find(plan.root, local) if local else ():
-            yield _inside(plan.root, f"datasets.{name}", Path(found.path))
+            yield _inside(plan.root, f"datasets.{dataset.name}", Path(found.path))
     for key in rooms.files_named(plan.file):
         named = plan.root / str(plan.settings.get(key))
         if named.is_file():  # the run says which is not
