@@ -79,8 +79,8 @@ def load(
         found = giving_scores(found, labels)
     operators = as_named(found.weights(config), checkpoint.files)
     module = _empty(found, config, dtype or stored_dtype(checkpoint), device, held_wide(operators), spread)
-    begins = scores is not None and not stored
-    fill(module, begun(operators, module, hf_config, scores) if begins else operators, checkpoint)
+    anew = begun(operators, module, hf_config, scores) if scores and not stored else operators
+    fill(module, anew, checkpoint)
     hf_config = classifier_config(hf_config, scores) if scores else hf_config
     return Loaded(module, hf_config, found, operators=tuple(operators))
 
@@ -95,7 +95,7 @@ def create(
     spread: Spread | None = None,
     scores: Scores | None = None,
 ) -> Loaded:
-    """A model from scratch, of words or of scores: matrices normal by `initializer_range`, biases 0, norms 1."""
+    """A model from scratch, of words or scores: matrices normal by `initializer_range`, biases 0, norms 1."""
     found = find_port(root, hf_config["model_type"])
     if found is None:
         known = ", ".join(rooms.files(root, "models"))
