@@ -62,17 +62,17 @@ def times_drawn(cases: int, draws: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def _estimate(value: float, drawn_D: np.ndarray | None) -> Estimate:
-    """Without draws, and where they say nothing, no interval is known."""
+    """Without draws, and where they say nothing or all the same, no interval is known."""
     known_D = np.empty(0) if drawn_D is None else drawn_D[~np.isnan(drawn_D)]
-    if len(known_D) == 0:
+    if _alike(known_D):
         return Estimate(float(value), np.nan, np.nan)
     tail = (100 - SHARE) / 2
     low, high = np.percentile(known_D, [tail, 100 - tail])
     return Estimate(float(value), float(low), float(high))
 
 
-def _alike(values_C: np.ndarray) -> bool:
-    return len(values_C) == 0 or bool((values_C == values_C[0]).all())
+def _alike(values: np.ndarray) -> bool:
+    return len(values) == 0 or bool((values == values[0]).all())
 
 
 def _means(filled_CF: np.ndarray, known_CF: np.ndarray, draws: int, seed: int) -> np.ndarray:

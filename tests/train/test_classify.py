@@ -317,6 +317,16 @@ def test_a_run_that_goes_on_is_the_one_that_was_not_stopped(root: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("settings", [{}, {"sampled": 3}, {"head": "labels"}])
+def test_it_learns_in_bf16(root: Path, settings: dict[str, Any]) -> None:
+    if "head" in settings:
+        found = trained(planned(root, "tags", precision="bf16"))
+    else:
+        found = trained(planned(root, "item", precision="bf16", **settings))
+    before, *_, after = measured_of(found.folder)
+    assert after["held_out_loss"] < before["held_out_loss"] * 0.9
+
+
 def test_beneath_an_adapter_peft_has_the_head_too(root: Path) -> None:
     lora = {"adapter": "lora", "lora_rank": 4, "learning_rate": 3e-2}
     found = trained(planned(root, "item", **lora))
@@ -362,10 +372,11 @@ def test_a_shape_learns_from_nothing_and_another_head_is_refused(root: Path) -> 
 
 
 @pytest.mark.slow
-def test_two_workers_learn_as_one_does(root: Path) -> None:
-    settings = {"sampled": 2, "sampled_by": "popularity", "steps": 4}
-    one = trained(planned(with_data(root.parent / "other"), "item", **settings))
-    plan = planned(root, "item", **settings)
+@pytest.mark.parametrize(("recipe", "sampled"), [("item", 2), ("views", 10)])
+def test_two_workers_learn_as_one_does(root: Path, recipe: str, sampled: int) -> None:
+    settings = {"sampled": sampled, "sampled_by": "popularity", "steps": 4}
+    one = trained(planned(with_data(root.parent / "other"), recipe, **settings))
+    plan = planned(root, recipe, **settings)
     for done in together(plan, 2):
         assert done.returncode == 0, done.stderr
     assert [line["loss"] for line in steps_of(plan.run_folder())] == pytest.approx(losses_of(one), rel=1e-5)
