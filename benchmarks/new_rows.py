@@ -17,7 +17,7 @@ from benchmarks.report import Figure, Kept, Row, publish, two_threads
 from benchmarks.workspaces import figures_of, ptw
 
 KEPT = Kept("new_rows")
-SEEDS = range(2)
+SEEDS = range(3)
 STEPS, ALONE = 150, 30
 INITS = ("grounded", "mean")
 WAYS = ("at once", "rows first")
