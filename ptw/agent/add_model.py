@@ -11,7 +11,7 @@ from ptw.agent import begin, judging, origin, outside, prompt, replay
 from ptw.agent.conversation import Conversation, Entry
 from ptw.agent.desk import TOOLS, Desk
 from ptw.agent.judging import Verdict
-from ptw.agent.llm import MOST_OUTPUT, Llm, price_of
+from ptw.agent.llm import MOST_OUTPUT, Llm, missing_keys, price_of
 from ptw.agent.loop import Accepted, Asked, Limits, Loop, Stopped, keep_draft, restore
 from ptw.agent.origin import Origin
 from ptw.agent.reading.pages import Page
@@ -90,11 +90,16 @@ def preview(root: Path, wish: Wish) -> str:
     source = origin.find(wish.source, wish.revision, root)
     read = begin.read(root, source.model_type)
     first = begin.first_prompt(_desk(root, source, read.pages, wish), None)
-    lines = [f"{page.tokens:7d} tokens  {page.name}" for page in read.pages]
+    lines = []
+    if file := rooms.files(root, "models").get(source.model_type):
+        lines.append(f"{file} is a port of {source.model_type}: that is judged, and nobody is asked")
+    lines += [f"{page.tokens:7d} tokens  {page.name}" for page in read.pages]
     lines.append(f"{sum(page.tokens for page in read.pages):7d} tokens in all")
     lines += [f"likeness {one.likeness:.2f}  {one.port.model_type}" for one in read.neighbours[:5]]
     if wish.agent.llm and wish.recording is None and not wish.agent.command:
         price = price_of(wish.agent.llm, wish.agent)
+        if missing := missing_keys(wish.agent.llm, wish.agent.api_base):
+            lines.append(missing)
         asked = price.most(first) - MOST_OUTPUT * price.output
         lines.append(
             f"first prompt: ${asked:.3f}, and at most ${MOST_OUTPUT * price.output:.3f} for its reply"
@@ -194,6 +199,8 @@ def _llm(wish: Wish, source: Origin, talk: Conversation, tell: Tell) -> Asked | 
         tell(talk.append("event", text=text))
 
     name = str(wish.agent.llm)
+    if missing := missing_keys(name, wish.agent.api_base):
+        say(f"{missing}, so that only a port that is there and fits can be accepted")
     return Llm(name, price_of(name, wish.agent), wish.agent.api_base, tell=say)
 
 

@@ -178,6 +178,17 @@ def price_of(llm: str, agent: AgentEntry) -> Price:
     return Price(first, known.get("cache_read_input_token_cost") or first, last)
 
 
+def missing_keys(llm: str, api_base: str | None) -> str | None:
+    """What its provider looks for in the environment in vain, in words; None where nothing is known."""
+    if api_base is not None:
+        return None
+    found: dict[str, Any] = {}
+    with contextlib.suppress(Exception):
+        found = dict(_litellm().validate_environment(llm))
+    missing = [] if found.get("keys_in_environment") else found.get("missing_keys", [])
+    return f"not set: {', '.join(missing)}; {llm} can't be asked" if missing else None
+
+
 def _litellm() -> Any:
     """Imported late, which takes seconds, and kept from asking the network for prices."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")

@@ -41,6 +41,12 @@ def without(workspace: Path, *keys: str) -> None:
     (workspace / "workspace.toml").write_text("".join(line for line in lines if not line.startswith(keys)))
 
 
+@pytest.mark.slow
+def test_a_dry_run_says_that_there_is_a_port(workspace: Path) -> None:
+    done = ptw(workspace, "add-model", "new", "--hf", "llama", "--dry-run")
+    assert "models/llama.py is a port of llama: that is judged, and nobody is asked" in done.stdout
+
+
 def test_a_model_without_a_price_is_refused(workspace: Path) -> None:
     without(workspace, "usd_per_million")
     done = ptw(workspace, "add-model", "new", "--hf", "starcoder2", "--llm", "openai/nobody-knows-it")

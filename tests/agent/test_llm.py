@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from ptw.agent.llm import ContextOverflow, Llm, Price, Unanswered, price_of
+from ptw.agent.llm import ContextOverflow, Llm, Price, Unanswered, missing_keys, price_of
 from ptw.errors import PtwError
 from ptw.workspace.manifest import AgentEntry
 from tests.agent.conftest import Answer, Endpoint, refusal, reply
@@ -125,3 +125,13 @@ def test_a_provider_that_caches_is_told_how_far_and_priced_so(
     ]
     assert marked == ["all the reading", "go on"]
     assert talk[3] == {"role": "user", "content": "go on"}
+
+
+def test_a_key_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    name = "anthropic/claude-sonnet-4-5"
+    assert missing_keys(name, None) == f"not set: ANTHROPIC_API_KEY; {name} can't be asked"
+    assert missing_keys(name, "http://127.0.0.1:8000/v1") is None
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a key")
+    assert missing_keys(name, None) is None
+    assert missing_keys("nobody/knows-it", None) is None
