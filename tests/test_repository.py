@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.readme import README, with_table
+from benchmarks import figures
 
 
 def ptw(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,6 +29,6 @@ def test_the_repository_verifies_its_own_ports(repository: Path, names: list[str
     assert json.loads(verified.stdout)["passed"]
 
 
-def test_the_readme_shows_the_figures_that_were_measured() -> None:
-    readme = README.read_text(encoding="utf-8")
-    assert with_table(readme) == readme, "`python -m benchmarks.readme` writes them anew"
+def test_the_page_shows_the_figures_that_were_measured() -> None:
+    written = figures.PAGE.read_text(encoding="utf-8")
+    assert written == figures.page(), "`python -m benchmarks.figures` writes them anew"
