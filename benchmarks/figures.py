@@ -9,8 +9,8 @@ from benchmarks.report import RESULTS, shown
 PAGE = Path(__file__).with_name("FIGURES.md")
 HEAD = """# Figures
 
-Each table is from one command; the machine and the versions stand in `results/`. `python -m benchmarks.figures`
-writes this page anew.
+Each table is from one command; machine and versions stand in `results/`. This page is written anew by
+`python -m benchmarks.figures`.
 """
 
 
