@@ -11,14 +11,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow
+import torch
 from pyarrow import parquet
 
 from benchmarks.beauty import write
 from benchmarks.report import Figure, Kept, Row, publish, real_data, two_threads
 from benchmarks.workspaces import figures_of, ptw, workspace
 from ptw.tokens.semantic import SemanticIds, open_semantic_ids
+from ptw.vocab.behaviour import of_behaviour
 from ptw.workspace.manifest import read
 
 KEPT = Kept("codes")
@@ -78,26 +79,25 @@ eval_sequences = 1000
 VOCABULARIES = {
     "random": 'embeddings = "data/random.parquet"',
     "text": "",
-    "behaviour": 'encoder = "none"\nbehaviour = "users"',
     "both": 'behaviour = "users"',
+    "behaviour": 'embeddings = "data/behaviour.parquet"',
 }
 
 
 def main() -> None:
     source = real_data("amazon-beauty")
     two_threads()
-    with workspace(
-        MODEL + "".join(OVER.format(name=name, how=how) for name, how in VOCABULARIES.items())
-    ) as root:
-        write(source, root / "data")
-        head(root / "data" / "users.jsonl", root / "data" / "tested.jsonl", TESTED)
-        write_random(root / "data")
-        for name in VOCABULARIES:
-            if not KEPT.has(row=name):
-                KEPT.add({"row": name, **measured(root, name)})
     with workspace(MODEL + OVER.format(name="both", how=VOCABULARIES["both"])) as root:
         if not KEPT.has(row="later"):
             KEPT.add({"row": "later", **of_later_items(root, source)})
+    tables = (OVER.format(name=name, how=how) for name, how in VOCABULARIES.items())
+    with workspace(MODEL + "".join(tables)) as root:
+        write(source, root / "data")
+        head(root / "data" / "users.jsonl", root / "data" / "tested.jsonl", TESTED)
+        write_vectors(root)
+        for name in VOCABULARIES:
+            if not KEPT.has(row=name):
+                KEPT.add({"row": name, **measured(root, name)})
     told = (
         "amazon-beauty, a llama of 4 layers over 3 x 256 semantic IDs, 6 epochs, one seed, the next item of "
         f"{TESTED:,} users among all; below, a tenth of the items added by `vocab extend` after training, "
@@ -158,12 +158,20 @@ def figures() -> Iterator[Figure]:
     yield Figure("later items: recall@100", float(later["recall@100"]), want=10 * chance, better="more")
 
 
-def write_random(data: Path) -> None:
-    """A vector for each item that says nothing of it."""
-    names = [item["id"] for item in lines(data / "items.jsonl")]
-    vectors = np.random.default_rng(0).standard_normal((len(names), 64), dtype=np.float32)
-    flat = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.ravel()), 64)
-    parquet.write_table(pyarrow.table({"id": names, "embedding": flat}), data / "random.parquet")
+def write_vectors(root: Path) -> None:
+    """Of each item a vector that says nothing, and one of behaviour alone; random where nobody bought it."""
+    found = read(root)
+    items = [str(item["id"]) for item in lines(root / "data" / "items.jsonl")]
+    row_of = {item: row for row, item in enumerate(items)}
+    acted_ND = of_behaviour(root, found.datasets["users"], row_of, seed=0)
+    random_ND = torch.randn(acted_ND.shape, generator=torch.Generator().manual_seed(0))
+    acted_ND = torch.where(acted_ND.norm(dim=-1, keepdim=True) > 0, acted_ND, random_ND)
+    for name, vectors_ND in (("random", random_ND), ("behaviour", acted_ND)):
+        flat = pyarrow.array(torch.nn.functional.normalize(vectors_ND).numpy().ravel())
+        lists = pyarrow.FixedSizeListArray.from_arrays(flat, vectors_ND.shape[1])
+        parquet.write_table(
+            pyarrow.table({"id": items, "embedding": lists}), root / "data" / f"{name}.parquet"
+        )
 
 
 def head(source: Path, target: Path, count: int) -> None:

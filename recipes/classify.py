@@ -27,7 +27,8 @@ class Settings(SampledSettings):
     def demand_sense(self) -> None:
         super().demand_sense()
         classes.demand_sense(self.head, self.catalogue, self.labels)
-        demand.only_with("head", "items", self.head, sampled=self.sampled or 0)
+        if self.sampled is not None and self.head != "items":
+            demand.refuse("sampled", self.sampled, 'it has an effect with head = "items" only; leave it out')
 
 
 def train(run: Run, settings: Settings) -> None:

@@ -25,10 +25,17 @@ ONE_OF_MANY = "single_label_classification"
 @click.option("--member", metavar="ID", help="In place of items: all that this row of the run's events has.")
 @click.option("--prompt", help="In place of items: a text, of a model that talks of items.")
 @click.option(
-    "--now", multiple=True, metavar="KEY=VALUE", help="What is known of the event that is asked for."
+    "--now",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What is known of the event asked for, once a key of rows.",
 )
-@click.option("--where", multiple=True, metavar="KEY=VALUE,VALUE", help="Only items that have one of them.")
-@click.option("--without", multiple=True, metavar="KEY=VALUE,VALUE", help="No items that have one of them.")
+@click.option(
+    "--where", multiple=True, metavar="KEY=VALUE,VALUE", help="Only items with one of them; each holds."
+)
+@click.option(
+    "--without", multiple=True, metavar="KEY=VALUE,VALUE", help="No items with one of them; each holds."
+)
 @click.option("--again", is_flag=True, help="Also items of the history.")
 @click.option("--why", is_flag=True, help="Also what the filters took out of the first, and which of them.")
 @click.option("--top", default=10, show_default=True, type=click.IntRange(1, 1000), help="So many items.")

@@ -34,7 +34,11 @@ def prompt_ids(opened: Opened, tokenizer: Tokenizer, prompt: str) -> list[int]:
     prompt = tokenizer.items.spelt(prompt)
     if tokenizer.hf.chat_template if opened.chats is None else opened.chats:
         return tokenizer.chat([{"role": "user", "content": prompt}], prompt=True)
-    ids = tokenizer.encode(prompt, special=True)
+    try:
+        ids = tokenizer.encode(prompt, special=True)
+    except PtwError as error:
+        hint = "`ptw recommend` asks it by items, or by --member"
+        raise PtwError(f"{opened.name} has no words for a prompt: {error}; {hint}") from error
     if tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]:
         ids = [tokenizer.bos_id, *ids]  # as every text and every sequence of events began in training
     if not ids:

@@ -94,7 +94,8 @@ class Classes:
 
     def _numbers(self, label: Mapping[str, float]) -> list[float]:
         if odd := sorted(set(label) ^ set(self.names)):
-            raise PtwError(f"`number` has the keys {', '.join(sorted(label))}, which differ in {odd[0]}")
+            given = ", ".join(sorted(label))
+            raise PtwError(f"`number` has the keys {given}, which differ in {odd[0]}; `labels` names them")
         return [label[name] for name in self.names]
 
     def known(self, root: Path, dataset: DatasetEntry) -> tuple[np.ndarray, int]:

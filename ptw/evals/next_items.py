@@ -130,7 +130,7 @@ def row_of(workspace: Workspace, opened: Opened, member: str) -> Mapping[str, An
         for row in rows(workspace.root, dataset.source):
             if str(row.value.get("id")) == member:
                 return row.value
-    names = " or ".join(dataset.name for dataset in events)
+    names = " or ".join(f"{dataset.name} ({', '.join(dataset.source)})" for dataset in events)
     raise PtwError(f"member {member!r}: no row of dataset {names} has this `id`")
 
 
@@ -140,6 +140,8 @@ def _ids(opened: Opened, tokenizer: Tokenizer, request: Request, row: Mapping[st
         return prompt_ids(opened, tokenizer, request.prompt)
     if tokenizer.bos_id is None and not row["items"]:
         raise PtwError("the history is empty: name at least one item")
+    if unknown := tokenizer.unknown_items(items_in(row)):
+        raise PtwError(f"item {unknown[0]!r} is none of those that {opened.name} knows")
     *before, asked = _events(opened.name, tokenizer, row, request.now)
     return input_of("the history", tokenizer, before, asked, window_of(opened)).ids.tolist()
 
@@ -156,7 +158,11 @@ def _events(name: str, tokenizer: Tokenizer, row: Mapping[str, Any], now: Mappin
     asked = {key: fields.parsed(key, text) for key, text in now.items()}
     known = {key: row[key] if key in row else [None] * len(items) for key in (*early, *late)}
     values = {key: [*column, asked.get(key)] for key, column in known.items()}
-    return tokenizer.events([*items, None], values)
+    try:
+        return tokenizer.events([*items, None], values)
+    except PtwError as error:
+        given = ", ".join(f"{key}={text}" for key, text in now.items())
+        raise PtwError(f"--now {given}, of event {len(items) + 1}: {error}" if now else str(error)) from error
 
 
 def _generated(

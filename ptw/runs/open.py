@@ -47,6 +47,8 @@ def open_named(workspace: Workspace, name: str) -> Opened:
     named = [record for record in records if name in (record.name, record.recipe)]
     if entry is not None and not named:
         return _open_model(workspace, entry)
+    if not named and name in workspace.recipes:
+        raise PtwError(f"recipe {name} has no run yet; `ptw train {name}` makes one")
     if not named:
         hint = hint_of(name, [*workspace.models, *(record.name for record in records)])
         raise PtwError(f"no model and no run named {name!r}; {hint}")

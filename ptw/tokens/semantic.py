@@ -108,6 +108,24 @@ def chosen_version(root: Path, entry: SemanticIdsEntry) -> int:
     return wanted
 
 
+def declared(entry: SemanticIdsEntry) -> dict[str, Any]:
+    """What of a declaration makes other codes."""
+    keys = ("embeddings", "encoder", "text", "behaviour", "quantizer", "levels", "codebook_size", "seed")
+    return {key: getattr(entry, key) for key in keys}
+
+
+def demand_as_declared(entry: SemanticIdsEntry, facts: Mapping[str, Any]) -> None:
+    """PtwError where a version was built by another declaration. One that nobody built by any has none."""
+    now, then = declared(entry), facts.get("declared", {})
+    other = [key for key in then if now[key] != then[key] and key != "seed"]
+    if other:
+        key = other[0]
+        raise PtwError(
+            f"semantic_ids.{entry.name}: {key} = {now[key]!r}, but version {facts['version']} was built with "
+            f"{then[key]!r}: put it back, or `ptw vocab build {entry.name}` anew"
+        )
+
+
 def open_semantic_ids(root: Path, entry: SemanticIdsEntry) -> SemanticIds:
     """The version that is chosen; PtwError where it is not there, or not whole."""
     folder = version_folder(root, entry.name, chosen_version(root, entry))

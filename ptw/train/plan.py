@@ -9,7 +9,7 @@ from typing import Any
 
 from ptw.errors import PtwError
 from ptw.runs.record import CIRCUMSTANCES, flat
-from ptw.tokens.semantic import chosen_version
+from ptw.tokens.semantic import chosen_version, demand_as_declared, read_facts, version_folder
 from ptw.workspace import rooms
 from ptw.workspace.manifest import (
     ClusterEntry,
@@ -217,9 +217,15 @@ def _settings(file: Path, given: Mapping[str, object], overrides: Mapping[str, s
 
 
 def _pinned(workspace: Workspace, name: str) -> SemanticIdsEntry:
-    """With the version that is the newest now: one that is built later is not the run's."""
+    """With the version that is the newest now: one that is built later is not the run's.
+
+    PtwError where that was built by another declaration; a version that is named is meant.
+    """
     entry = workspace.semantic_ids[name]
-    return dataclasses.replace(entry, version=chosen_version(workspace.root, entry))
+    version = chosen_version(workspace.root, entry)
+    if entry.version is None:
+        demand_as_declared(entry, read_facts(version_folder(workspace.root, name, version)))
+    return dataclasses.replace(entry, version=version)
 
 
 def _dataset(values: Mapping[str, Any]) -> DatasetEntry:

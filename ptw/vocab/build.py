@@ -69,7 +69,7 @@ def extend(workspace: Workspace, name: str, file: str, refit: int, say: Say) -> 
     entry = entry_of(workspace, name)
     old = semantic.open_semantic_ids(workspace.root, entry)
     folder = semantic.version_folder(workspace.root, name, old.version)
-    _demand_as_declared(entry, old)
+    semantic.demand_as_declared(entry, old.facts)
     codec, space = read_codec(folder), read_space(folder)
     fresh = _new_of(read_catalogue(workspace.root, file), old, say)
     if not fresh.ids and not refit:
@@ -126,7 +126,7 @@ def _published(
     told = {
         "version": known[-1] + 1 if known else 1,
         **facts,
-        "declared": declared(entry),
+        "declared": semantic.declared(entry),
         "content": content_digest(find(workspace.root, tuple(facts["files"]))),
         "figures": figures(made.placed, entry.codebook_size, made.catalogue.attributes()),
     }
@@ -153,23 +153,6 @@ def _published(
     except (OSError, SafetensorError) as error:
         raise PtwError(f"{target}: can't be written ({error}); nothing was left behind") from error
     return target
-
-
-def declared(entry: SemanticIdsEntry) -> dict[str, Any]:
-    """What of a declaration makes other codes."""
-    keys = ("embeddings", "encoder", "text", "behaviour", "quantizer", "levels", "codebook_size", "seed")
-    return {key: getattr(entry, key) for key in keys}
-
-
-def _demand_as_declared(entry: SemanticIdsEntry, old: SemanticIds) -> None:
-    now, then = declared(entry), old.facts["declared"]
-    other = [key for key in now if now[key] != then.get(key) and key != "seed"]
-    if other:
-        key = other[0]
-        raise PtwError(
-            f"semantic_ids.{entry.name}: {key} = {now[key]!r}, but version {old.version} was built with "
-            f"{then.get(key)!r}: put it back, or `ptw vocab build {entry.name}` anew"
-        )
 
 
 def _new_of(catalogue: Catalogue, old: SemanticIds, say: Say) -> Catalogue:

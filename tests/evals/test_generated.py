@@ -195,7 +195,9 @@ def test_a_member_has_the_history_of_its_row(root: Path, opened: Opened) -> None
     member = next_items(read(root), opened, Request(member=str(row["id"]))).recommended
     assert member == next_items(read(root), opened, Request(tuple(row["items"]))).recommended
     assert not {one.item for one in member} & set(row["items"])
-    with pytest.raises(PtwError, match="member 'nobody': no row of dataset views has this `id`"):
+    with pytest.raises(
+        PtwError, match="member 'nobody': no row of dataset views .data/views.jsonl. has this `id`"
+    ):
         next_items(read(root), opened, Request(member="nobody"))
     with pytest.raises(PtwError, match="did not learn from a dataset of events"):
         next_items(read(root), replace(opened, dataset="chats"), Request(member=str(row["id"])))
@@ -206,7 +208,7 @@ def test_a_member_has_the_history_of_its_row(root: Path, opened: Opened) -> None
     [
         (Request(("item0",), filters=where(colour="pink")), "colour = pink: no item has it; "),
         (Request(("item0",), filters=where(size="big")), "no item has 'size'"),
-        (Request(("item99",)), "item 'item99' is not in tokenizer"),
+        (Request(("item99",)), "item 'item99' is none of those that generate-001 knows"),
         (
             Request(("item0",), filters=replace(where(colour="red"), without={"colour": ["red"]})),
             "no item is left to recommend",

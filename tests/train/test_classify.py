@@ -412,7 +412,7 @@ SETTINGS = {
     "a catalogue of numbers": ({"head": "number"}, "numbers are named by labels"),
     "a sample of labels": (
         {"head": "labels", "sampled": 2},
-        "sampled = 2: it has an effect with head = items",
+        'sampled = 2: it has an effect with head = "items" only',
     ),
     "popularity alone": ({"sampled_by": "popularity"}, "it has an effect with sampled only"),
     "twice": ({"catalogue": "none", "labels": "a,a"}, "a name stands twice"),

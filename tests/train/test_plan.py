@@ -12,6 +12,7 @@ from ptw.train.facts import digests_of
 from ptw.train.optimize import Schedule
 from ptw.train.plan import Plan, demand_sense, describe, differences, resolve
 from ptw.workspace.manifest import read
+from tests.train.conftest import with_codes
 
 
 def test_a_plan_is_json_both_ways(root: Path) -> None:
@@ -49,6 +50,19 @@ def test_a_dry_run_refuses_a_value_that_cannot_be(root: Path, monkeypatch: pytes
     done = CliRunner().invoke(cli, ["train", "chat", "--dry-run", "--set", "clip_norm=-1"])
     assert done.exit_code == 1
     assert not done.stdout
+
+
+def test_codes_that_were_built_otherwise_are_refused_unless_they_are_named(root: Path) -> None:
+    codes = '[semantic_ids.coded]\nitems = "data/items.jsonl"\n[tokenizers.words]\nsemantic_ids = "coded"\n'
+    toml = root / "workspace.toml"
+    toml.write_text(toml.read_text().replace("[tokenizers.words]\n", codes))
+    with_codes(root, "coded", [[0], [1]], items=["item0", "item1"], size=2, file="data/items.jsonl")
+    facts = root / "semantic_ids" / "coded" / "0001" / "vocabulary.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | {"declared": {"codebook_size": 2}}))
+    with pytest.raises(PtwError, match="codebook_size = 256, but version 1 was built with 2: put it"):
+        resolve(read(root), "chat", {})
+    toml.write_text(toml.read_text().replace("[semantic_ids.coded]\n", "[semantic_ids.coded]\nversion = 1\n"))
+    assert resolve(read(root), "chat", {}).semantic_ids["coded"].version == 1
 
 
 @pytest.mark.parametrize(
