@@ -195,7 +195,7 @@ def test_a_member_has_the_history_of_its_row(root: Path, opened: Opened) -> None
     member = next_items(read(root), opened, Request(member=str(row["id"]))).recommended
     assert member == next_items(read(root), opened, Request(tuple(row["items"]))).recommended
     assert not {one.item for one in member} & set(row["items"])
-    with pytest.raises(PtwError, match="member .nobody.: no row of dataset views"):
+    with pytest.raises(PtwError, match="member 'nobody': no row of dataset views"):
         next_items(read(root), opened, Request(member="nobody"))
     with pytest.raises(PtwError, match="did not learn from a dataset of events"):
         next_items(read(root), replace(opened, dataset="chats"), Request(member=str(row["id"])))
