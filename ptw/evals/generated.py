@@ -16,7 +16,7 @@ from ptw.tokens.tokenizer import Tokenizer, vocabulary_of
 from ptw.tokens.trie import trie_of
 
 BEAMS = 20
-AT_ONCE = 64  # prompts
+BEAMS_AT_ONCE = 64 * BEAMS  # of all prompts together: each holds keys and values of its own
 
 
 class Generator:
@@ -70,12 +70,13 @@ def generated(
 
     The rank is the target's place among the beams, or MISSED; of several workers each asks as often.
     """
-    generator = Generator(module, tokenizer, beams or max(BEAMS, 2 * top))
+    width = beams or max(BEAMS, 2 * top)
+    generator, at_once = Generator(module, tokenizer, width), max(1, BEAMS_AT_ONCE // width)
     number_of = np.array([catalogue.get(name) for name in generator.ids.items])
     row_of = np.argsort(number_of)
     order = sorted(range(len(sequences)), key=lambda at: len(sequences[at].input.ids))
     found: dict[int, Ranked] = {}
-    for together in groups(order, AT_ONCE * world):
+    for together in groups(order, at_once * world):
         own = together[rank::world]
         asked = [sequences[at] for at in own or together[:1]]  # whoever has none asks as the others do
         allowed_BN = torch.ones(len(asked), len(row_of), dtype=torch.bool)
