@@ -20,7 +20,7 @@ from benchmarks.report import Figure, Kept, Row, publish, real_data, two_threads
 from benchmarks.workspaces import figures_of, ptw, workspace
 from ptw.tokens.semantic import SemanticIds, open_semantic_ids
 from ptw.vocab.behaviour import of_behaviour
-from ptw.workspace.manifest import read
+from ptw.workspace.manifest import DatasetEntry, read
 
 KEPT = Kept("codes")
 TESTED = 5_000  # users
@@ -160,10 +160,10 @@ def figures() -> Iterator[Figure]:
 
 def write_vectors(root: Path) -> None:
     """Of each item a vector that says nothing, and one of behaviour alone; random where nobody bought it."""
-    found = read(root)
+    users = DatasetEntry("users", ("data/users.jsonl",), "event", leave_out=2)
     items = [str(item["id"]) for item in lines(root / "data" / "items.jsonl")]
     row_of = {item: row for row, item in enumerate(items)}
-    acted_ND = of_behaviour(root, found.datasets["users"], row_of, seed=0)
+    acted_ND = of_behaviour(root, users, row_of, seed=0)
     random_ND = torch.randn(acted_ND.shape, generator=torch.Generator().manual_seed(0))
     acted_ND = torch.where(acted_ND.norm(dim=-1, keepdim=True) > 0, acted_ND, random_ND)
     for name, vectors_ND in (("random", random_ND), ("behaviour", acted_ND)):
