@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # before torch, transformers and ray read them; the processes that tests start inherit them
 os.environ |= {
@@ -13,6 +14,9 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+# the same examples every time, however busy the machine
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -30,6 +30,7 @@ NAMES = {  # what may be imported; of ptw what its modules define themselves
     "typing": "Any Final Literal NamedTuple Protocol Self TypeAlias TypeVar cast",
 }
 FOREIGN = {
+    "cached_property",
     "checkpoint",
     "dataclasses",
     "once",

@@ -4,11 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-
-# the same examples every time, however busy the machine
-settings.register_profile("steady", deadline=None, derandomize=True)
-settings.load_profile("steady")
 
 RECIPE = '''"""A recipe to check against."""
 
