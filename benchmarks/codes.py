@@ -2,7 +2,8 @@
 
 Decoders over the codes of amazon-beauty, as of benchmarks.beauty but with 6 epochs and one seed, tested on
 5,000 of the users: codes of random vectors, of text, of behaviour, of both. Then a tenth of the items is
-taken out of training and vocabulary, added by `ptw vocab extend`, and asked for where one is the test.
+taken out of training (3 epochs) and vocabulary, added by `ptw vocab extend`, and asked for where one is the
+test.
 Rows are kept one by one in results/codes.jsonl; `python -m benchmarks.codes`
 """
 
@@ -126,7 +127,7 @@ def of_later_items(root: Path, source: Path) -> Row:
     known = ({**user, "items": [item for item in user["items"] if item not in later]} for user in users)
     dump(data / "users.jsonl", (user for user in known if user["items"]))
     ptw(root, "vocab", "build", "both")
-    ptw(root, "train", "both")
+    ptw(root, "train", "both", "--set", "epochs=3")
     before = vocabulary(root)
     ptw(root, "vocab", "extend", "both", "--items", "data/new.jsonl")
     after = vocabulary(root)
