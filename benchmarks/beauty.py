@@ -30,6 +30,23 @@ WANTED = {
     ("next-item", "ndcg@10"): 0.047,
     ("next-codes", "recall@10"): 0.060,
 }
+OVER_CODES = """
+[models.over-codes.config]
+model_type = "llama"
+hidden_size = 128
+intermediate_size = 256
+num_hidden_layers = 4
+num_attention_heads = 4
+num_key_value_heads = 4
+max_position_embeddings = 512
+tie_word_embeddings = true
+
+[datasets.users]
+source = "data/users.jsonl"
+format = "event"
+leave_out = 2
+too_long = "truncate"
+"""
 TOML = """
 [workspace]
 name = "beauty"
@@ -44,16 +61,6 @@ num_key_value_heads = 2
 max_position_embeddings = 512
 tie_word_embeddings = true
 
-[models.over-codes.config]
-model_type = "llama"
-hidden_size = 128
-intermediate_size = 256
-num_hidden_layers = 4
-num_attention_heads = 4
-num_key_value_heads = 4
-max_position_embeddings = 512
-tie_word_embeddings = true
-
 [tokenizers.items]
 items = "data/items.jsonl"
 
@@ -63,12 +70,6 @@ behaviour = "users"
 
 [tokenizers.codes]
 semantic_ids = "products"
-
-[datasets.users]
-source = "data/users.jsonl"
-format = "event"
-leave_out = 2
-too_long = "truncate"
 
 [recipes.next-item]
 recipe = "pretrain"
@@ -106,7 +107,7 @@ keep_best = true
 def main(seeds: Iterable[int]) -> None:
     source = real_data("amazon-beauty")
     two_threads()
-    with workspace(TOML) as root:
+    with workspace(TOML + OVER_CODES) as root:
         users = write(source, root / "data")
         began = time.perf_counter()
         built = figures_of(root, "vocab", "build", "products")

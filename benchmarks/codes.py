@@ -16,7 +16,7 @@ import pyarrow
 import torch
 from pyarrow import parquet
 
-from benchmarks.beauty import write
+from benchmarks.beauty import OVER_CODES, write
 from benchmarks.report import Figure, Kept, Row, publish, real_data, two_threads
 from benchmarks.workspaces import figures_of, ptw, workspace
 from ptw.tokens.semantic import SemanticIds, open_semantic_ids
@@ -27,25 +27,9 @@ KEPT = Kept("codes")
 TESTED = 5_000  # users
 LATER = 10  # every so manieth item comes later
 SHOWN = ("recall@10", "ndcg@10", "recall@5")
-MODEL = """
+TESTS = """
 [workspace]
 name = "codes"
-
-[models.over-codes.config]
-model_type = "llama"
-hidden_size = 128
-intermediate_size = 256
-num_hidden_layers = 4
-num_attention_heads = 4
-num_key_value_heads = 4
-max_position_embeddings = 512
-tie_word_embeddings = true
-
-[datasets.users]
-source = "data/users.jsonl"
-format = "event"
-leave_out = 2
-too_long = "truncate"
 
 [datasets.tested]
 source = "data/tested.jsonl"
@@ -88,11 +72,11 @@ VOCABULARIES = {
 def main() -> None:
     source = real_data("amazon-beauty")
     two_threads()
-    with workspace(MODEL + OVER.format(name="both", how=VOCABULARIES["both"])) as root:
+    with workspace(TESTS + OVER_CODES + OVER.format(name="both", how=VOCABULARIES["both"])) as root:
         if not KEPT.has(row="later"):
             KEPT.add({"row": "later", **of_later_items(root, source)})
     tables = (OVER.format(name=name, how=how) for name, how in VOCABULARIES.items())
-    with workspace(MODEL + "".join(tables)) as root:
+    with workspace(TESTS + OVER_CODES + "".join(tables)) as root:
         write(source, root / "data")
         head(root / "data" / "users.jsonl", root / "data" / "tested.jsonl", TESTED)
         write_vectors(root)

@@ -111,10 +111,10 @@ def _ranker(
 
 
 def title(items: Items | None, number: int) -> str | None:
-    for key in NAMED_BY if items is not None else ():
-        if items is not None and (values := items.values.get(key)) and values[number]:
-            return values[number][0]
-    return None
+    """What people call an item; None where the file of items, or its row, does not say."""
+    known = {} if items is None else items.values
+    named = (known[key][number] for key in NAMED_BY if key in known)
+    return next((values[0] for values in named if values), None)
 
 
 def row_of(workspace: Workspace, opened: Opened, member: str) -> Mapping[str, Any]:
