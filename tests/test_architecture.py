@@ -44,7 +44,7 @@ ARROWS = {
         "vocab",
     },
     "ptw/rl": {"errors", "workspace", "files", "tokens", "nn", "ports", "data", "evals", "train"},
-    "ptw/vocab": {"errors", "pages", "workspace", "files", "tokens", "data", "evals", "runs"},
+    "ptw/vocab": {"errors", "pages", "workspace", "files", "tokens", "ports", "data", "evals", "runs"},
     "ptw/serve": {"errors", "tokens"},
     "ptw/survey": {"errors", "pages", "workspace", "files", "tokens", "data", "train"},
     "ptw/agent": {"errors", "workspace", "ports", "verify", "runs"},

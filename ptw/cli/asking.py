@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ptw.cli.speaking import as_json, opened, print_json, put
+from ptw.cli.speaking import as_json, new, opened, print_json, put
 from ptw.errors import PtwError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def generate(name: str, prompt: str, max_new_tokens: int, temperature: float, as
 @click.option("--at", metavar="K,K", help="Lists of so many items. Default: 5,10.")
 @click.option("--slice", "slices", multiple=True, metavar="[item:]KEY", help="A key of rows, or of targets.")
 @click.option("--attribute", metavar="KEY", help="Of items, for diversity and calibration; none for none.")
+@new
 @click.option("--compare", is_flag=True, help="Several runs, each beside the first.")
 @click.option("--seeds", is_flag=True, help="Several runs as seeds of one: mean and deviation.")
 @click.option("--alone", is_flag=True, help="Of codes: without a run over a token for each item beside.")
@@ -127,6 +128,7 @@ def tell(
     at: str | None,
     slices: tuple[str, ...],
     attribute: str | None,
+    new: float,
     compare: bool,
     seeds: bool,
     html: Path | None,
@@ -135,7 +137,8 @@ def tell(
     from ptw.evals import page, show
     from ptw.evals.recommend import CUTS, Asked, demand_seeds, recommend
 
-    asked = Asked(cuts_of(at) if at else CUTS, slices, attribute)
+    asked = Asked(cuts_of(at) if at else CUTS, slices, attribute, new=new)
+    runs = with_notes(runs, new)
     found = recommend(workspace, demand_seeds(runs) if seeds else runs, entry, asked, beside)
     for note in show.notes(found):
         click.echo(note, err=True)
@@ -145,6 +148,16 @@ def tell(
         print_json(show.as_json(found, seeds))
     elif html is None:
         click.echo(show.as_text(found, seeds))
+
+
+def with_notes(runs: "Iterable[Opened]", new: float) -> "Iterator[Opened]":
+    """As they come, with what must be known of the items that came after each."""
+    from ptw.evals.later import note_on
+
+    for run in runs:
+        if note := note_on(run, new):
+            click.echo(note, err=True)
+        yield run
 
 
 def partners(workspace: "Workspace", first: "Opened") -> "Iterator[Opened]":

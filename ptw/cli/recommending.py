@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ptw.cli.speaking import as_json, opened, print_json
+from ptw.cli.speaking import as_json, new, opened, print_json
 from ptw.errors import PtwError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ ONE_OF_MANY = "single_label_classification"
 )
 @click.option("--again", is_flag=True, help="Also items of the history.")
 @click.option("--why", is_flag=True, help="Also what the filters took out of the first, and which of them.")
+@new
 @click.option("--top", default=10, show_default=True, type=click.IntRange(1, 1000), help="So many items.")
 @as_json
 def recommend(
@@ -50,6 +51,7 @@ def recommend(
     without: tuple[str, ...],
     again: bool,
     why: bool,
+    new: float,
     top: int,
     as_json: bool,
 ) -> None:
@@ -68,20 +70,22 @@ def recommend(
     workspace = opened()
     from ptw.evals.classes import Classes
     from ptw.evals.filters import Filters
+    from ptw.evals.later import note_on
     from ptw.evals.next_items import Request, next_items
     from ptw.train.moment import open_at
 
     model = open_at(workspace, name)
     classes = Classes.stored(model.loaded.hf_config)
     if classes is not None and classes.problem != ONE_OF_MANY:
-        if asked := [
-            option for option, given in (("--where", where), ("--without", without), ("--why", why)) if given
-        ]:
+        of_items = {"--where": where, "--without": without, "--why": why, "--new": new}
+        if asked := [option for option, given in of_items.items() if given]:
             raise PtwError(f"{asked[0]} is of items, and {name} gives none; leave it out")
         tell_said(workspace, model, classes, prompt, top, as_json)
         return
     filters = Filters(pairs("--where", where), pairs("--without", without), again)
-    request = Request(history, member, prompt, singles("--now", now), filters, top)
+    request = Request(history, member, prompt, singles("--now", now), filters, top, new)
+    if note := note_on(model, new):
+        click.echo(note, err=True)
     found = next_items(workspace, model, request, why)
     if as_json:
         print_json(_plain(found, why))

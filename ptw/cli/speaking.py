@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from ptw.workspace.manifest import Workspace
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+new = click.option(
+    "--new",
+    default=0.0,
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    help="So much of each list for items that `ptw vocab extend` added after the training: 0.1 is a tenth.",
+)
 
 
 def told(message: str, code: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ptw.evals.cases import Case, Catalogue
+from ptw.evals.later import Later, interleaved
 from ptw.evals.ranking import MISSED, Ranked
 from ptw.evals.rows import groups
 from ptw.nn.beams import search
@@ -26,21 +27,53 @@ class Generator:
     """
 
     def __init__(
-        self, module: nn.Module, tokenizer: Tokenizer, width: int, vocabulary: str | None = None
+        self,
+        module: nn.Module,
+        tokenizer: Tokenizer,
+        width: int,
+        vocabulary: str | None = None,
+        later: Later | None = None,
     ) -> None:
         self.ids = vocabulary_of(tokenizer, vocabulary)
         self._module, self._width = module, width
         self._device = next(module.parameters()).device
         self._trie = trie_of(self.ids).to(self._device)
         self._tokens_LK = torch.tensor(tokenizer.code_ids(self.ids.name), device=self._device)
+        self._share = later.share if later else 0.0
+        self._later_N = torch.tensor([later is not None and item in later.items for item in self.ids.items])
 
     def likeliest(
         self, prompts: Sequence[Sequence[int]], allowed_BN: Tensor | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """(B, W) rows of the vocabulary, the likeliest first, -1 beyond the last; (B, W) their scores.
 
-        allowed_BN: bool, which items each prompt may get: filters by attribute, rules, what was seen.
+        allowed_BN: bool, which items each prompt may get: filters by attribute, rules, what was seen. Where
+        later items have a share of their own, scores are among them, and those of the others among the rest.
         """
+        if not self._share:
+            return self._among(prompts, allowed_BN)
+        everything_BN = torch.ones(len(prompts), len(self._later_N), dtype=torch.bool)
+        allowed_BN = everything_BN if allowed_BN is None else allowed_BN.cpu()
+        earlier, later = (
+            self._where_any(prompts, allowed_BN & mask_N) for mask_N in (~self._later_N, self._later_N)
+        )
+        return interleaved(earlier, later, self._share)
+
+    def _where_any(
+        self, prompts: Sequence[Sequence[int]], allowed_BN: Tensor
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Nothing but -1 for prompts that may get nothing."""
+        items_BW = np.full((len(prompts), self._width), -1)
+        scores_BW = np.full((len(prompts), self._width), -np.inf, np.float32)
+        asked = allowed_BN.any(-1).nonzero()[:, 0].tolist()
+        if asked:
+            found = self._among([prompts[at] for at in asked], allowed_BN[asked])
+            items_BW[asked], scores_BW[asked] = found
+        return items_BW, scores_BW
+
+    def _among(
+        self, prompts: Sequence[Sequence[int]], allowed_BN: Tensor | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         opened = None if allowed_BN is None else self._trie.allowing(allowed_BN.to(self._device))
 
         def children(depth: int, prompt_M: Tensor, node_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,6 +96,7 @@ def generated(
     tokenizer: Tokenizer,
     top: int,
     beams: int | None = None,
+    later: Later | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> list[Ranked]:
@@ -70,8 +104,9 @@ def generated(
 
     The rank is the target's place among the beams, or MISSED; of several workers each asks as often.
     """
+    assert later is None or world == 1, "workers would not all ask as often"
     width = beams or max(BEAMS, 2 * top)
-    generator, at_once = Generator(module, tokenizer, width), max(1, BEAMS_AT_ONCE // width)
+    generator, at_once = Generator(module, tokenizer, width, later=later), max(1, BEAMS_AT_ONCE // width)
     number_of = np.array([catalogue.get(name) for name in generator.ids.items])
     row_of = np.argsort(number_of)
     order = sorted(range(len(sequences)), key=lambda at: len(sequences[at].input.ids))

@@ -18,6 +18,7 @@ from ptw.evals.classes import Classes
 from ptw.evals.evaluate import device_of, tokenizer_of, window_of
 from ptw.evals.filters import Filters, filtered
 from ptw.evals.generated import BEAMS, Generator
+from ptw.evals.later import later_of
 from ptw.evals.recommend import items_of
 from ptw.nn.layout import Layout
 from ptw.runs.open import Opened, demand_words
@@ -42,12 +43,13 @@ class Request:
     now: Mapping[str, str] = field(default_factory=dict)  # what is known of the event that is asked for
     filters: Filters = field(default_factory=Filters)
     top: int = 10
+    new: float = 0.0  # the share of the list for items that came after the run
 
 
 @dataclass(frozen=True)
 class Recommendation:
     item: str
-    log_probability: float  # among the items that were allowed
+    log_probability: float  # among the items that were allowed; of shares of a list, those of its share
     title: str | None = None  # what people call it, where the file of items says so
 
 
@@ -106,7 +108,7 @@ def _ranker(
     catalogue = catalogue_of(tokenizer)
     items, ids = items_of(workspace, opened, catalogue), _ids(opened, tokenizer, request, row)
     if tokenizer.vocabularies:
-        return catalogue, items, partial(_generated, opened, tokenizer, ids)
+        return catalogue, items, partial(_generated, opened, tokenizer, ids, request.new)
     return catalogue, items, partial(_best, _scores(opened, tokenizer, catalogue, ids))
 
 
@@ -166,10 +168,11 @@ def _events(name: str, tokenizer: Tokenizer, row: Mapping[str, Any], now: Mappin
 
 
 def _generated(
-    opened: Opened, tokenizer: Tokenizer, ids: Sequence[int], allowed_I: Tensor, top: int
+    opened: Opened, tokenizer: Tokenizer, ids: Sequence[int], new: float, allowed_I: Tensor, top: int
 ) -> Iterator[tuple[int, float]]:
     """Over semantic IDs, whose catalogue is in the order of their rows: numbers and log-probabilities."""
-    generator = Generator(opened.loaded.module, tokenizer, max(BEAMS, 2 * top))
+    width, later = max(BEAMS, 2 * top), later_of(opened, new)
+    generator = Generator(opened.loaded.module, tokenizer, width, later=later)
     rows_BW, scores_BW = generator.likeliest([ids], allowed_I[None])
     found = zip(rows_BW[0].tolist()[:top], scores_BW[0].tolist(), strict=False)
     return ((row, score) for row, score in found if row >= 0)

@@ -7,6 +7,7 @@ from torch import nn
 
 from ptw.evals.cases import Case, Catalogue
 from ptw.evals.generated import generated
+from ptw.evals.later import Later
 from ptw.evals.ranking import Ranked, scored
 from ptw.tokens.tokenizer import Tokenizer
 
@@ -22,6 +23,7 @@ def model_ranked(
     world: int = 1,
     top: int = 0,
     beams: int | None = None,
+    later: Later | None = None,
 ) -> list[Ranked]:
     """What came of each sequence of this worker's share, with its first `top` items.
 
@@ -30,7 +32,7 @@ def model_ranked(
     training = module.training
     module.eval()
     if tokenizer.vocabularies:
-        found = generated(module, list(sequences), catalogue, tokenizer, top, beams, rank, world)
+        found = generated(module, list(sequences), catalogue, tokenizer, top, beams, later, rank, world)
     else:
         found = scored(module, sequences, catalogue, tokenizer, window, device, rank, world, top)
     module.train(training)

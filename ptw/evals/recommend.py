@@ -18,6 +18,7 @@ from ptw.evals.bootstrap import DRAWS, Estimate, estimates
 from ptw.evals.cases import BACK, Case, Catalogue, cases, catalogue_of, split_of
 from ptw.evals.evaluate import device_of, tokenizer_of, window_of
 from ptw.evals.known import Known
+from ptw.evals.later import later_of
 from ptw.evals.lists import coverage, described, varied
 from ptw.evals.ranker import model_ranked
 from ptw.evals.ranking import CUTS, MISSED, Ranked
@@ -36,6 +37,7 @@ class Asked:
     slices: tuple[str, ...] = ()
     attribute: str | None = None  # a key of the items; "none" for none
     beams: int | None = None  # of models that generate; None: twice as many as the longest list has items
+    new: float = 0.0  # the share of each list for items that came after a run
     draws: int = DRAWS
     seed: int = 0
 
@@ -151,6 +153,7 @@ def recommend(
             device_of(opened),
             top=asked.top,
             beams=asked.beams,
+            later=later_of(opened, asked.new),
         )
     assert catalogue is not None, "somebody names a run"
     known = Known.read(workspace.root, entry, catalogue)

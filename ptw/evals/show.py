@@ -84,9 +84,11 @@ def as_text(found: Recommended, seeds: bool = False) -> str:
 
 
 def heading(found: Recommended) -> str:
+    asked = found.asked
+    shared = f"; {asked.new:.0%} of lists for items that came later" if asked.new else ""
     return (
         f"{found.dataset}: the last item of {len(found.targets_N):,} sequences, "
-        f"among {len(found.known.counts_I):,} items; brackets: {SHARE}% of {found.asked.draws:,} draws"
+        f"among {len(found.known.counts_I):,} items{shared}; brackets: {SHARE}% of {asked.draws:,} draws"
     )
 
 

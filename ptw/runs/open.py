@@ -13,7 +13,7 @@ from ptw.ports.load import Loaded, load
 from ptw.ports.scores import problem_of, stored_scores
 from ptw.ports.source import resolve
 from ptw.runs.record import MODEL, RunRecord, list_runs, model_folder
-from ptw.tokens.declared import extended
+from ptw.tokens.declared import came_later, extended
 from ptw.tokens.tokenizer import Tokenizer, load_tokenizer
 from ptw.workspace.manifest import ModelEntry, Workspace
 from ptw.workspace.problem import hint_of
@@ -38,6 +38,7 @@ class Opened:
     vectors: bool = False
     pooling: str | None = None  # of a model that gives vectors: mean or last
     plan: Mapping[str, Any] | None = None  # of a run: all that it was made from
+    later: frozenset[str] = frozenset()  # items that its tokenizer knows, and the model never could learn
 
 
 def open_named(workspace: Workspace, name: str) -> Opened:
@@ -97,7 +98,8 @@ def run_tokenizer(record: RunRecord, folder: Path) -> Tokenizer:
 
 def open_run_folder(workspace: Workspace, record: RunRecord, folder: Path, name: str) -> Opened:
     """The run's model that lies in this folder, under this name; it knows the items that came since."""
-    tokenizer = extended(workspace, run_tokenizer(record, folder))
+    own = run_tokenizer(record, folder)
+    tokenizer = extended(workspace, own)
     window = record.settings.get("window")
     return Opened(
         name=name,
@@ -109,6 +111,7 @@ def open_run_folder(workspace: Workspace, record: RunRecord, folder: Path, name:
         pooling=_pooling(folder),
         chats=not _formats(record.plan["datasets"][record.plan["dataset"]]).isdisjoint(CHATS),
         plan=record.plan,
+        later=came_later(tokenizer, own),
     )
 
 

@@ -74,6 +74,14 @@ def extended(workspace: Workspace, tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer.having(vocabularies={**tokenizer.vocabularies, **newer})
 
 
+def came_later(tokenizer: Tokenizer, own: Tokenizer) -> frozenset[str]:
+    """The items that `extended` added to a model's own tokenizer."""
+    both = ((found, own.vocabularies[name]) for name, found in tokenizer.vocabularies.items())
+    return frozenset(
+        item for found, old in both if found is not old for item in found.items if item not in old.row_of
+    )
+
+
 def source_folder(root: Path, entry: TokenizerEntry) -> Path | None:
     """The folder of the checkpoint that the tokenizer is; None for one that is made from data."""
     if entry.hf is None:

@@ -15,6 +15,7 @@ from ptw.errors import PtwError
 from ptw.evals.retrieval import Pooling, pooled
 from ptw.evals.rows import forward_of, groups
 from ptw.runs.open import open_named
+from ptw.vocab.sentences import encoder_folder, vectors_of
 from ptw.workspace.manifest import Workspace
 
 WINDOW = 512  # tokens of a text, at most: of a longer one the first ones
@@ -26,8 +27,11 @@ Say = Callable[[str], None]
 def encoded(workspace: Workspace, name: str, texts: Sequence[str], say: Say) -> Tensor:
     """(N, D) of length 1: the mean over a text's tokens of the last hidden states, or as `embed` taught it.
 
-    name: a model, run or recipe. Texts are sorted by length, and each is a row of its own.
+    name: a model, run or recipe. Texts are sorted by length, and each is a row of its own. An encoder that is
+    no model of next words (BERT and its like) says them as sentence-transformers has it.
     """
+    if (folder := encoder_folder(workspace, name)) is not None:
+        return vectors_of(folder, texts, say)
     opened = open_named(workspace, name)
     if opened.tokenizer is None:
         raise PtwError(

@@ -26,42 +26,13 @@ from ptw.runs.open import Opened, open_named
 from ptw.tokens.tokenizer import load_tokenizer
 from ptw.train.plan import demand_sense, resolve
 from ptw.workspace.manifest import read
-from tests.train.conftest import declare, make_workspace, measured_of, planned, trained, with_codes
-
-COLOUR = {f"item{n}": ["red", "blue", "green"][n % 3] for n in range(30)}
-CODES = """
-[semantic_ids.titles]
-items = "data/titles.jsonl"
-levels = 2
-codebook_size = 8
-[tokenizers.codes]
-semantic_ids = "titles"
-[recipes.generate]
-recipe = "pretrain"
-model = "tiny"
-tokenizer = "codes"
-dataset = "views"
-[recipes.generate.settings]
-steps = 30
-window = 64
-rows = 4
-learning_rate = 1e-2
-eval_every = 15
-eval_sequences = 10
-keep_best = true
-"""
+from tests.evals.conftest import COLOUR, declare_version
+from tests.train.conftest import measured_of, planned, trained, with_codes
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model over the codes of 30 items, of which every third is red."""
-    titles = [{"id": item, "title": f"Film {n}", "colour": COLOUR[item]} for n, item in enumerate(COLOUR)]
-    root = make_workspace(tmp_path_factory.mktemp("codes") / "ws")
-    declare(root, CODES, titles=titles, items=titles)
-    names, codes = [title["id"] for title in titles], [[n % 7, n // 7] for n in range(30)]
-    with_codes(root, "titles", codes, items=names, size=8, file="data/titles.jsonl")
-    trained(planned(root, "generate"))
-    return root
+def root(over_codes: Path) -> Path:
+    return over_codes
 
 
 @pytest.fixture
@@ -260,8 +231,7 @@ def test_items_that_came_since_are_recommended_and_exported(root: Path, tmp_path
     for version, (changed, items) in versions.items():
         with_codes(later, "titles", changed, items=items, size=8, file="data/titles.jsonl", version=version)
     assert len(named(later)) == 30
-    toml = later / "workspace.toml"
-    toml.write_text(toml.read_text().replace("[semantic_ids.titles]", "[semantic_ids.titles]\nversion = 2"))
+    declare_version(later, 2)
     assert len(named(later)) == 35
     everything = Request(("item0", "new2"), top=40)
     found = next_items(read(later), open_named(read(later), "generate"), everything).recommended
