@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ptw.runs.open import Opened
     from ptw.workspace.manifest import Workspace
 
+FILE = click.Path(path_type=Path)
 ONE_OF_MANY = "single_label_classification"
 
 
@@ -36,6 +38,8 @@ ONE_OF_MANY = "single_label_classification"
 @click.option(
     "--without", multiple=True, metavar="KEY=VALUE,VALUE", help="No items with one of them; each holds."
 )
+@click.option("--only", multiple=True, type=FILE, help="Only items of this text file, an id on each line.")
+@click.option("--never", multiple=True, type=FILE, help="No items of this one, whatever else is asked.")
 @click.option("--again", is_flag=True, help="Also items of the history.")
 @click.option("--why", is_flag=True, help="Also what the filters took out of the first, and which of them.")
 @new
@@ -49,6 +53,8 @@ def recommend(
     now: tuple[str, ...],
     where: tuple[str, ...],
     without: tuple[str, ...],
+    only: tuple[Path, ...],
+    never: tuple[Path, ...],
     again: bool,
     why: bool,
     new: float,
@@ -77,12 +83,18 @@ def recommend(
     model = open_at(workspace, name)
     classes = Classes.stored(model.loaded.hf_config)
     if classes is not None and classes.problem != ONE_OF_MANY:
-        of_items = {"--where": where, "--without": without, "--why": why, "--new": new}
+        of_items: dict[str, object] = {
+            "--where": where,
+            "--without": without,
+            "--only": only,
+            "--never": never,
+        }
+        of_items |= {"--why": why, "--new": new}
         if asked := [option for option, given in of_items.items() if given]:
             raise PtwError(f"{asked[0]} is of items, and {name} gives none; leave it out")
         tell_said(workspace, model, classes, prompt, top, as_json)
         return
-    filters = Filters(pairs("--where", where), pairs("--without", without), again)
+    filters = Filters(pairs("--where", where), pairs("--without", without), again, only, never)
     request = Request(history, member, prompt, singles("--now", now), filters, top, new)
     if note := note_on(model, new):
         click.echo(note, err=True)

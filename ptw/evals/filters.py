@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,11 +17,16 @@ SEEN = "in the history"
 
 @dataclass(frozen=True)
 class Filters:
-    """An item has to have one of the values of each key of `where`, and none of `without`."""
+    """An item has to have one of the values of each key of `where`, and none of `without`.
+
+    It stands in each file of `only`, and in none of `never`: rules that somebody else has worked out.
+    """
 
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
     without: Mapping[str, Sequence[str]] = field(default_factory=dict)
     again: bool = False  # whether what is in the history may be recommended
+    only: Sequence[Path] = ()  # text files, an item's id on each line
+    never: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,19 @@ class Kept:
 
     out: Mapping[int, tuple[str, ...]]
     allowed_I: Tensor  # bool, of every item of the catalogue
+
+
+def listed(file: Path, catalogue: Catalogue) -> frozenset[str]:
+    """The items that a text file has, each on a line; PtwError where it can't be read or has none of them."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PtwError(f"{file}: can't be read ({error}); an item's id on each line is wanted") from error
+    items = frozenset(line.strip() for line in lines if line.strip())
+    if not any(catalogue.get(item) is not None for item in items):
+        first = f"{min(items)!r} among them" if items else "it is empty"
+        raise PtwError(f"{file}: no line is the id of an item that the model knows ({first})")
+    return items
 
 
 def filtered(catalogue: Catalogue, items: Items | None, filters: Filters, history: Sequence[str]) -> Kept:
@@ -58,6 +77,12 @@ def _reasons(
         for number, own in enumerate(_values(items, key, unwanted)):
             if found := [value for value in own if value in unwanted]:
                 yield number, f"{key} = {', '.join(found)}"
+    for file in filters.only:
+        kept = listed(file, catalogue)
+        yield from ((n, f"not in {file.name}") for n, item in enumerate(catalogue.names) if item not in kept)
+    for file in filters.never:
+        gone = listed(file, catalogue)
+        yield from ((n, f"in {file.name}") for n, item in enumerate(catalogue.names) if item in gone)
 
 
 def _values(items: Items | None, key: str, asked: Sequence[str]) -> Sequence[tuple[str, ...]]:

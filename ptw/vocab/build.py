@@ -25,7 +25,7 @@ from ptw.vocab.codec import Codec, read_codec
 from ptw.vocab.figures import churn, figures
 from ptw.vocab.quantizers import QUANTIZERS, Shape, warm
 from ptw.vocab.space import Space, in_space, learn_space, read_space
-from ptw.vocab.unique import Placed, placed
+from ptw.vocab.unique import Placed, demand_room, placed
 from ptw.workspace.manifest import SemanticIdsEntry, Workspace
 from ptw.workspace.problem import hint_of
 
@@ -49,6 +49,7 @@ def build(workspace: Workspace, name: str, say: Say) -> Path:
     entry = entry_of(workspace, name)
     catalogue = read_catalogue(workspace.root, entry.items)
     say(f"{len(catalogue.ids):,} items of {entry.items}")
+    demand_room(len(catalogue.ids), entry.levels, entry.codebook_size)
     vectors_ND, space = learn_space(workspace, entry, catalogue, say)
     say(
         f"vectors of {vectors_ND.shape[1]} numbers; {entry.quantizer}, {entry.levels} x {entry.codebook_size}"

@@ -34,11 +34,7 @@ def placed(codec: Codec, encoded_ND: Tensor, taken_ML: Tensor | None = None) -> 
     """
     levels, size = codec.codebooks_LKD.shape[:2]
     taken_ML = torch.empty(0, levels, dtype=torch.int64) if taken_ML is None else taken_ML
-    if len(encoded_ND) + len(taken_ML) > size**levels:
-        raise PtwError(
-            f"{len(encoded_ND) + len(taken_ML):,} items are more than the {size**levels:,} codes of levels = "
-            f"{levels} with codebook_size = {size}; raise one of them"
-        )
+    demand_room(len(encoded_ND) + len(taken_ML), levels, size)
     codes_NL, left_ND = codec.codes(encoded_ND)
     off_N = left_ND.square().sum(-1)
     order, is_first, counts = _in_order(codes_NL, off_N, size, _numbers(taken_ML, size))
@@ -52,6 +48,15 @@ def placed(codec: Codec, encoded_ND: Tensor, taken_ML: Tensor | None = None) -> 
     after_N = codec.left_over(encoded_ND, found_NL).square().sum(-1)
     largest = int(counts.max()) if len(counts) else 0
     return Placed(found_NL, moved_N, largest, float(off_N.sum()) / whole, float(after_N.sum()) / whole)
+
+
+def demand_room(items: int, levels: int, size: int) -> None:
+    """PtwError where there are more items than codes."""
+    if items > size**levels:
+        raise PtwError(
+            f"{items:,} items are more than the {size**levels:,} codes of levels = {levels} with "
+            f"codebook_size = {size}; raise one of them"
+        )
 
 
 def _in_order(codes_NL: Tensor, off_N: Tensor, size: int, taken_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:

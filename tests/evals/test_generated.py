@@ -118,6 +118,22 @@ def where(**colours: str) -> Filters:
     return Filters(where={key: value.split() for key, value in colours.items()})
 
 
+def test_files_of_items_are_rules(root: Path, opened: Opened, tmp_path: Path) -> None:
+    (tmp_path / "available.txt").write_text("item1\nitem2\n\nitem4 \nnobody's\n")
+    (tmp_path / "withdrawn.txt").write_text("item2\n")
+    filters = Filters(only=(tmp_path / "available.txt",), never=(tmp_path / "withdrawn.txt",))
+    found = next_items(read(root), opened, Request(("item0",), filters=filters, top=30), why=True)
+    assert {one.item for one in found.recommended} == {"item1", "item4"}
+    reasons = {one.item: one.reasons for one in found.kept_out}
+    assert reasons["item2"] == ("in withdrawn.txt",)
+    assert reasons["item0"] == ("in the history", "not in available.txt")
+    (tmp_path / "withdrawn.txt").write_text("film9\n")
+    with pytest.raises(PtwError, match=r"withdrawn.txt: no line is the id of an item .*'film9' among them"):
+        next_items(read(root), opened, Request(("item0",), filters=filters))
+    with pytest.raises(PtwError, match=r"gone.txt: can't be read"):
+        next_items(read(root), opened, Request(("item0",), filters=Filters(only=(tmp_path / "gone.txt",))))
+
+
 def without(**colours: str) -> Filters:
     return Filters(without={key: value.split() for key, value in colours.items()})
 

@@ -147,6 +147,15 @@ def test_a_refit_says_what_it_changed(films: Workspace) -> None:
     assert ambiguous(new.codes_NL) == 0
 
 
+def test_more_items_than_codes_are_refused_before_the_work(films: Workspace) -> None:
+    said: list[str] = []
+    with pytest.raises(
+        PtwError, match="items are more than the 4 codes of levels = 2 with codebook_size = 2"
+    ):
+        making.build(declared(films, levels=2, codebook_size=2), "films", said.append)
+    assert len(said) == 1, "nothing was learnt yet"
+
+
 def test_what_was_declared_otherwise_is_not_extended(films: Workspace) -> None:
     making.build(films, "films", quiet)
     with pytest.raises(PtwError, match=r"encoder = 'none', but version 1 was built with 'lsa'"):
