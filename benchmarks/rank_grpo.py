@@ -1,0 +1,175 @@
+"""Do lists of titles become better by Rank-GRPO, for people whom it never saw?
+
+The 400 most bought items of amazon-beauty, and the users with at least four of them: a decoder from scratch
+learns by SFT to answer a history with its next three titles, then Rank-GRPO rewards hits by their rank. A
+tenth of the users is held out of both. `python -m benchmarks.rank_grpo`
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from math import log2
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.report import Figure, publish, real_data, two_threads
+from benchmarks.workspaces import ptw, workspace
+
+POPULAR, LISTED, HISTORY, HELD_OUT = 400, 3, 5, 10  # items; titles of a list, of a prompt; every tenth user
+STEPS = 60
+TOML = """
+[workspace]
+name = "rank-grpo"
+
+[models.shape.config]
+model_type = "llama"
+hidden_size = 128
+intermediate_size = 256
+num_hidden_layers = 4
+num_attention_heads = 4
+num_key_value_heads = 4
+max_position_embeddings = 512
+tie_word_embeddings = true
+
+[tokenizers.titles]
+learn_from = "lists"
+vocab_size = 1000
+
+[datasets.lists]
+source = "data/lists.jsonl"
+format = "chat"
+
+[datasets.held-out-lists]
+source = "data/held-out-lists.jsonl"
+format = "chat"
+
+[datasets.asked]
+source = "data/asked.jsonl"
+format = "prompt"
+
+[datasets.held-out]
+source = "data/held-out.jsonl"
+format = "prompt"
+
+[recipes.teach]
+recipe = "sft"
+model = "shape"
+tokenizer = "titles"
+dataset = "lists"
+eval_dataset = "held-out-lists"
+settings = { window = 512, rows = 8, learning_rate = 2e-3, epochs = 3 }
+"""
+RL = """
+[models.taught]
+hf = "runs/teach-001/model"
+
+[recipes.rank]
+recipe = "rank_grpo"
+model = "taught"
+tokenizer = "titles"
+dataset = "asked"
+eval_dataset = "held-out"
+[recipes.rank.settings]
+engine = "ptw"
+rewards = ["hits"]
+catalogue = "data/titles.txt"
+steps = %d
+rows = 16
+answers = 16
+window = 256
+max_new_tokens = 56
+rows_at_once = 16
+learning_rate = 3e-4
+schedule = "constant"
+eval_every = 20
+"""
+User = tuple[list[str], list[str]]  # what is known, and what comes next
+
+
+def main() -> None:
+    source = real_data("amazon-beauty")
+    two_threads()
+    with workspace(TOML) as root:
+        known, held_out = written(source, root / "data")
+        ptw(root, "train", "teach")
+        with (root / "workspace.toml").open("a", encoding="utf-8") as file:
+            file.write(RL % STEPS)
+        ptw(root, "train", "rank")
+        found = list(figures(root / "runs", known, held_out))
+    about = (
+        f"the {POPULAR} most bought items of amazon-beauty: SFT of a llama of 4 layers on lists of {LISTED} "
+        f"titles, then {STEPS} steps of 16 prompts, 16 answers each, drawn by the port; NDCG of answers "
+        f"for {len(held_out)} users that neither saw"
+    )
+    publish("rank_grpo", about, found)
+
+
+def figures(runs: Path, known: Sequence[User], held_out: Sequence[User]) -> Iterator[Figure]:
+    taught = lines_of(runs / "teach-001", "eval")
+    yield Figure("sft: held-out loss, before", taught[0]["loss"])
+    yield Figure("sft: held-out loss, after", taught[-1]["loss"])
+    popular = [title for title, _ in Counter(title for _, titles in known for title in titles).most_common()]
+    yield Figure("NDCG of the most popular titles not in the history", popularity(popular, held_out))
+    measured = lines_of(runs / "rank-001", "eval")
+    before, after = (one["held_out_reward"] for one in (measured[0], measured[-1]))
+    yield Figure("NDCG after SFT", before)
+    yield Figure("NDCG after Rank-GRPO", after, want=before, better="more")
+    steps = lines_of(runs / "rank-001", "train")
+    yield Figure("NDCG of the answers learnt from, first 5 steps", mean(s["reward"] for s in steps[:5]))
+    yield Figure("NDCG of the answers learnt from, last 5 steps", mean(s["reward"] for s in steps[-5:]))
+
+
+def popularity(popular: Sequence[str], users: Iterable[User]) -> float:
+    """What a ranker that learns nothing gets by the same measure."""
+    ideal = sum(1 / log2(at + 2) for at in range(LISTED))
+    found = []
+    for history, relevant in users:
+        first = [title for title in popular if title not in history][:LISTED]
+        found.append(sum((title in relevant) / log2(at + 2) for at, title in enumerate(first)) / ideal)
+    return mean(found)
+
+
+def written(source: Path, data: Path) -> tuple[list[User], list[User]]:
+    """The workspace's data; those who are learnt from, at each point of their history, and those held out."""
+    items = map(json.loads, (source / "items.jsonl").read_text(encoding="utf-8").splitlines())
+    title_of = {str(item["id"]): item["text"] for item in items}
+    rows = [line.split()[1:] for line in (source / "sequences.txt").read_text().splitlines()]
+    popular = {item for item, _ in Counter(item for row in rows for item in row).most_common(POPULAR)}
+    (data / "titles.txt").write_text("\n".join(title_of[item] for item in sorted(popular)), encoding="utf-8")
+    users = [[title_of[item] for item in row if item in popular] for row in rows]
+    users = [titles for titles in users if len(titles) > LISTED]
+    held_out = [at(titles, len(titles) - LISTED) for titles in users[::HELD_OUT]]
+    rest = [titles for place, titles in enumerate(users) if place % HELD_OUT]
+    known = [at(titles, end) for titles in rest for end in range(1, len(titles) - LISTED + 1)]
+    for prefix, those in (("", known), ("held-out-", held_out)):
+        dump(data / f"{prefix}lists.jsonl", ({"messages": chat(*user)} for user in those))
+    dump(data / "asked.jsonl", (prompt(*user) for user in known))
+    dump(data / "held-out.jsonl", (prompt(*user) for user in held_out))
+    return known, held_out
+
+
+def at(titles: Sequence[str], end: int) -> User:
+    return [*titles[max(0, end - HISTORY) : end]], [*titles[end : end + LISTED]]
+
+
+def prompt(history: Sequence[str], relevant: Sequence[str]) -> dict[str, Any]:
+    return {"prompt": "\n".join(history), "relevant": [*relevant]}
+
+
+def chat(history: Sequence[str], relevant: Sequence[str]) -> list[dict[str, str]]:
+    asked = {"role": "user", "content": "\n".join(history)}
+    return [asked, {"role": "assistant", "content": "\n".join(relevant)}]
+
+
+def dump(file: Path, rows: Iterable[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def lines_of(run: Path, kind: str) -> list[dict[str, Any]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line["kind"] == kind]
+
+
+if __name__ == "__main__":
+    main()
