@@ -14,6 +14,7 @@ NAMES = (
     "preferences",
     "distill",
     "embed",
+    "rank_grpo",
     "classify",
     "head_loss",
     "sampled_softmax",
