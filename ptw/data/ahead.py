@@ -16,8 +16,8 @@ _END = object()
 class Ahead(Generic[T]):
     """Iterates in a thread. An exception comes out where it would have without the thread.
 
-    No process: rows are made many times as fast as a CPU learns from them, and training waits for them for
-    less than a thousandth of its time (benchmarks/mix.py).
+    A thread is enough where a CPU learns: training waits for rows for less than a thousandth of its time
+    (benchmarks/mix.py). For quicker devices there are `renderers`.
     """
 
     def __init__(self, results: Iterator[T], size: int) -> None:

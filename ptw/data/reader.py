@@ -8,6 +8,7 @@ from ptw.data.fit import fit
 from ptw.data.mix import whole_weights
 from ptw.data.pack import Key
 from ptw.data.render import render
+from ptw.data.renderers import Made, Renderers
 from ptw.data.sample import Sample
 from ptw.data.shuffle import Block, Start, blocks
 from ptw.data.state import PartState, Refused
@@ -39,6 +40,7 @@ class Source:
     seed: int
     epochs: int | None
     shuffle: bool
+    renderers: Renderers
 
     @property
     def packs(self) -> bool:
@@ -56,6 +58,7 @@ class Source:
         seed: int,
         epochs: int | None,
         shuffle: bool,
+        renderers: int = 0,
     ) -> "Source":
         if window < 2 or (epochs is not None and epochs < 1):
             raise PtwError(
@@ -63,7 +66,8 @@ class Source:
             )
         parts = tuple(Part(share.dataset, find(root, share.dataset.source)) for share in dataset.parts)
         weights = whole_weights([share.weight for share in dataset.parts])
-        return cls(parts, weights, tokenizer, window, seed, epochs, shuffle)
+        made_by = Renderers(tokenizer, renderers)
+        return cls(parts, weights, tokenizer, window, seed, epochs, shuffle, made_by)
 
 
 @dataclass(frozen=True)
@@ -111,22 +115,23 @@ class Reader:
             return Reading(self._at, self.state.epoch, None, fault=error)
         if entry is None:
             return None
-        block, row = entry
-        reading = self._reading(row)
+        block, row, made = entry
+        reading = self._reading(row, made)
         for key, _ in reading.samples:
             self._hold(block, key)
         return reading
 
-    def _reading(self, row: Row) -> Reading:
-        epoch, whole = self.state.epoch, None
+    def _reading(self, row: Row, made: Made) -> Reading:
+        epoch = self.state.epoch
+        if isinstance(made, PtwError):
+            return Reading(self._at, epoch, row, fault=made)
         try:
-            whole = self._rendered(row)
-            samples, reason = self._fitted(whole)
+            samples, reason = self._fitted(made)
         except PtwError as error:
-            return Reading(self._at, epoch, row, whole, fault=error)
+            return Reading(self._at, epoch, row, made, fault=error)
         self._count(row, samples, reason)
         pieces = ((Key(self._at, self.state.row - 1, piece), one) for piece, one in enumerate(samples))
-        return Reading(self._at, epoch, row, whole, tuple(pieces), reason)
+        return Reading(self._at, epoch, row, made, tuple(pieces), reason)
 
     def reopen(self, wanted: Collection[Key]) -> dict[Key, Sample]:
         """Read again what was not handed out; the blocks that hold it begin where the state says."""
@@ -153,17 +158,17 @@ class Reader:
         self._blocks = {start: block for start, block in self._blocks.items() if block.open}
         return replace(self.state, blocks=tuple((at.start, at.first) for at in self._blocks.values()))
 
-    def _read_on(self) -> Iterator[tuple[_OpenBlock, Row] | None]:
-        """The rows to read, epoch after epoch; None between two epochs."""
+    def _read_on(self) -> Iterator[tuple[_OpenBlock, Row, Made] | None]:
+        """The rows to read and what is made of them, epoch after epoch; None between two epochs."""
         while True:
             skipped = self.state.index
             for block in self._blocks_from(self.state.reading):
                 opened = _OpenBlock(block.start, self.state.row - skipped)
-                for index in range(skipped, len(block.rows)):
-                    self.state = replace(
-                        self.state, reading=block.start, index=index + 1, row=self.state.row + 1
-                    )
-                    yield opened, block.rows[index]
+                rows = block.rows[skipped:]
+                made = self._source.renderers.of(rows, self._part.dataset)
+                for index, (row, one) in enumerate(zip(rows, made, strict=True), skipped + 1):
+                    self.state = replace(self.state, reading=block.start, index=index, row=self.state.row + 1)
+                    yield opened, row, one
                 skipped = 0
             if not self.state.usable:
                 raise self._unusable()

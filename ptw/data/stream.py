@@ -26,6 +26,7 @@ class Stream:
     Every sample comes once in each of `epochs` epochs (None: for ever). An epoch of a mix ends with that of
     its slowest part; the others begin again meanwhile, each with epochs of its own. After `load_state_dict`
     the rows that follow are those that followed `state_dict`, byte for byte. Workers all read the same.
+    With `renderers` so many processes tokenise, and a thread packs.
     """
 
     def __init__(
@@ -38,10 +39,18 @@ class Stream:
         seed: int,
         epochs: int | None,
         shuffle: bool = True,
+        renderers: int = 0,
     ) -> None:
         self._name = dataset.name
         self._source = Source.of(
-            root, dataset, tokenizer, window=window, seed=seed, epochs=epochs, shuffle=shuffle
+            root,
+            dataset,
+            tokenizer,
+            window=window,
+            seed=seed,
+            epochs=epochs,
+            shuffle=shuffle,
+            renderers=renderers,
         )
         parts = self._source.parts
         self._state = State.beginning(len(parts))
@@ -102,6 +111,7 @@ class Stream:
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
+        self._source.renderers.close()
 
 
 def _shape(share: Share) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ class SemanticIds:
     codebook_size: int
     items: tuple[str, ...]
     codes_NL: np.ndarray[Any, np.dtype[np.int32]]
-    facts: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # of vocabulary.json
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of vocabulary.json
 
     @property
     def levels(self) -> int:

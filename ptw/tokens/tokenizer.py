@@ -53,8 +53,8 @@ class Tokenizer:
         self.name = name
         self.notes = notes
         self.is_automatic = is_automatic  # `hf` is what AutoTokenizer gives, unchanged
-        self.vocabularies = vocabularies  # of semantic IDs
-        self.items = Items(vocabularies)
+        self.vocabularies = dict(vocabularies)  # of semantic IDs
+        self.items = Items(self.vocabularies)
         self.fields = fields or Fields()  # of events
         self.own_stops = stop_ids  # of the checkpoint's generation_config.json
         self._vocabulary: dict[str, int] = hf.get_vocab()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -235,9 +236,8 @@ class Run:
     def _open_stream(self, epochs: int | None) -> Stream:
         plan, settings = self.plan, self.settings
         dataset = plan.datasets[plan.dataset]
-        return Stream(
-            plan.root, dataset, self.tokenizer, window=settings.window, seed=settings.seed, epochs=epochs
-        )
+        stream = partial(Stream, plan.root, dataset, self.tokenizer, renderers=plan.cluster.renderers)
+        return stream(window=settings.window, seed=settings.seed, epochs=epochs)
 
     def _count(self) -> int:
         """Steps of the first epoch: the others differ by how well they pack."""

@@ -112,6 +112,7 @@ class ClusterEntry:
     tensor: int = 1  # workers that compute one batch together, each with some of the heads
     experts: int = 1  # workers that hold a block's experts between them, and send each other tokens
     recompute: bool = False
+    renderers: int = 0  # processes of a worker that tokenise for it; 0: a thread of its own
     rollouts: int = 1  # engines that draw answers, where a recipe has them drawn
     gpus_per_rollout: float = 0
     storage: str | None = None  # where a job's runs are seen from here
