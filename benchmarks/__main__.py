@@ -20,6 +20,7 @@ NAMES = (
     "sampled_softmax",
     "mix",
     "streaming",
+    "renderers",
     "checkpoints",
     "kill_resume",
     "parallel",
