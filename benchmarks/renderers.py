@@ -1,7 +1,7 @@
 """How quickly do rows come to a trainer that is busy in Python, from a thread and from processes?
 
-oasst's chats by qwen2.5's tokenizer, windows of 2,048. The trainer takes a row, then works in Python for as long
-as a quick device would need to learn it, 0 to 10 ms. `python -m benchmarks.renderers`
+oasst's chats by qwen2.5's tokenizer, windows of 2,048. The trainer takes a row, then works in Python for as
+long as a quick device would need to learn it, 0 to 10 ms. `python -m benchmarks.renderers`
 """
 
 import time
