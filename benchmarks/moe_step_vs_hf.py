@@ -120,7 +120,7 @@ def ours(checkpoint: Path) -> Step:
     from ptw.ports.load import load
 
     module: Any = load(checkpoint, None).module
-    optimizer = torch.optim.AdamW(module.parameters(), lr=0.0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, fused=True)
     batch = batches()
 
     def step() -> float:
@@ -145,7 +145,7 @@ def theirs(checkpoint: Path, experts: str) -> Any:
 
 
 def their_step(model: Any) -> Step:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
     batch = batches()
 
     def step() -> float:

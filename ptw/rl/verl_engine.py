@@ -27,7 +27,7 @@ from ptw.errors import PtwError
 from ptw.nn.layout import Layout
 from ptw.ports.export import export
 from ptw.ports.load import load, to_hf
-from ptw.ports.parallel import mesh_of, shard, whole
+from ptw.ports.parallel import mesh_of, reshard, shard, whole
 from ptw.ports.port import Port
 from ptw.train.parallel import full_state, recompute
 
@@ -110,8 +110,7 @@ class PortEngine(FSDPEngineWithLMHead):
             "model.lora_rank": self.model_config.lora_rank > 0,
             "model.use_fused_kernels": self.model_config.use_fused_kernels,
             "model.use_liger": self.model_config.use_liger,
-            "fsdp_config.ulysses_sequence_parallel_size": self.engine_config.ulysses_sequence_parallel_size
-            > 1,
+            "ulysses_sequence_parallel_size": self.engine_config.ulysses_sequence_parallel_size > 1,
         }
         for key, asked in refused.items():
             if asked:
@@ -119,6 +118,7 @@ class PortEngine(FSDPEngineWithLMHead):
 
     def get_per_tensor_param(self, **kwargs: Any) -> tuple[Iterator[tuple[str, Tensor]], None]:
         """Whole tensors under the checkpoint's names, one operator of the port's weight map at a time."""
+        reshard(self.module)
         return to_hf(self._loaded.operators, _Whole(self._loaded.module.state_dict())), None
 
     def get_per_tensor_param_shard(self, **kwargs: Any) -> Any:
@@ -127,6 +127,7 @@ class PortEngine(FSDPEngineWithLMHead):
 
     def save_checkpoint(self, local_path: str, *args: Any, **kwargs: Any) -> None:
         """verl's; where `hf_model` is asked for, the folder is written as `ptw export` writes it."""
+        reshard(self.module)
         manager = self.checkpoint_manager
         asked = list(manager.checkpoint_save_contents)
         manager.checkpoint_save_contents = [one for one in asked if one != HF_MODEL]

@@ -35,14 +35,19 @@ class Schedule:
 
 
 def adamw(module: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; only matrices are decayed, never norms or biases."""
+    """AdamW; only matrices are decayed, never norms or biases.
+
+    One pass over each parameter where all lie on one mesh, or none; torch cannot take several at once.
+    """
     reshard(module)
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    meshes = {getattr(parameter, "device_mesh", None) for parameter in trained}
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=(0.9, 0.95))
+    used = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(used, lr=learning_rate, betas=(0.9, 0.95), fused=len(meshes) == 1)
 
 
 def clip(parameters: Iterable[nn.Parameter], most: float) -> float:
