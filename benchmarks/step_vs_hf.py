@@ -58,12 +58,13 @@ def main() -> None:
 
 
 def about(lengths: list[int]) -> str:
+    layers, width = SHAPE["num_hidden_layers"], SHAPE["hidden_size"]
     return (
-        f"forward, loss on every token, backward and AdamW (fused), fp32, llama of {SHAPE['num_hidden_layers']} "
-        f"layers of {SHAPE['hidden_size']}, vocabulary of {VOCABULARY}; one row of {WIDTH} tokens in "
-        f"{len(lengths)} documents of {min(lengths)} to {max(lengths)}; the same losses to 1e-4; medians "
-        f"of {ROUNDS} alternating rounds; peak memory at a vocabulary of {LARGE_VOCABULARY}: the resident "
-        "set of a process of its own, at Hugging Face sdpa and packed"
+        f"forward, loss on every token, backward and fused AdamW, fp32, llama of {layers} layers of {width}, "
+        f"vocabulary of {VOCABULARY}; one row of {WIDTH} tokens in {len(lengths)} documents of "
+        f"{min(lengths)} to {max(lengths)}; the same losses to 1e-4; medians of {ROUNDS} alternating rounds; "
+        f"peak memory at a vocabulary of {LARGE_VOCABULARY}: the resident set of a process of its own, at "
+        "Hugging Face sdpa and packed"
     )
 
 
