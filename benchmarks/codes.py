@@ -15,12 +15,14 @@ from typing import Any
 import pyarrow
 import torch
 from pyarrow import parquet
+from safetensors.torch import load_file
 
 from benchmarks.beauty import OVER_CODES, write
 from benchmarks.report import Figure, Kept, Row, publish, real_data, two_threads
 from benchmarks.workspaces import figures_of, ptw, workspace
-from ptw.tokens.semantic import SemanticIds, open_semantic_ids
+from ptw.tokens.semantic import SemanticIds, open_semantic_ids, version_folder
 from ptw.vocab.behaviour import of_behaviour
+from ptw.vocab.build import VECTORS
 from ptw.workspace.manifest import DatasetEntry, read
 
 KEPT = Kept("codes")
@@ -82,6 +84,9 @@ def main() -> None:
     with workspace(TESTS + OVER_CODES + OVER.format(name="both", how=VOCABULARIES["both"])) as root:
         if not KEPT.has(row="later"):
             KEPT.add({"row": "later", **of_later_items(root, source)})
+    with workspace(TESTS + OVER_CODES + OVER.format(name="both", how=VOCABULARIES["both"])) as root:
+        if not KEPT.has(row="neighbours"):
+            KEPT.add({"row": "neighbours", **of_neighbours(root, source)})
     tables = (OVER.format(name=name, how=how) for name, how in VOCABULARIES.items())
     with workspace(TESTS + OVER_CODES + "".join(tables)) as root:
         write(source, root / "data")
@@ -107,17 +112,7 @@ def measured(root: Path, name: str) -> Row:
 
 def of_later_items(root: Path, source: Path) -> Row:
     """The vocabulary and the training know nine tenths of the items; the test's next item is another."""
-    data = root / "data"
-    write(source, data)
-    items = lines(data / "items.jsonl")
-    later = {item["id"] for item in items[::LATER]}
-    dump(data / "new.jsonl", (item for item in items if item["id"] in later))
-    dump(data / "items.jsonl", (item for item in items if item["id"] not in later))
-    users = lines(data / "users.jsonl")
-    dump(data / "tested.jsonl", (user for user in users if user["items"][-1] in later))
-    dump(data / "others.jsonl", [user for user in users if user["items"][-1] not in later][:TESTED])
-    known = ({**user, "items": [item for item in user["items"] if item not in later]} for user in users)
-    dump(data / "users.jsonl", (user for user in known if user["items"]))
+    later = take_out(root, source)
     ptw(root, "vocab", "build", "both")
     ptw(root, "train", "both")
     before = vocabulary(root)
@@ -135,6 +130,43 @@ def of_later_items(root: Path, source: Path) -> Row:
         "changed": after.changed(before),
         **{f"{name}, {share:g} of the list": one["recall@10"] for (name, share), one in found.items()},
     }
+
+
+def of_neighbours(root: Path, source: Path) -> Row:
+    """Without a model: the later items whose vectors are nearest to that of the last item, as many as a share
+    of ten places holds.
+    """
+    later = take_out(root, source)
+    ptw(root, "vocab", "build", "both")
+    ptw(root, "vocab", "extend", "both", "--items", "data/new.jsonl")
+    ids = vocabulary(root)
+    file = version_folder(root, "both", ids.version) / VECTORS
+    vectors_ND = torch.nn.functional.normalize(load_file(file)["vectors"].float())
+    is_later_N = torch.tensor([item in later for item in ids.items])
+    hits = dict.fromkeys(SHARES, 0)
+    tested = lines(root / "data" / "tested.jsonl")
+    for *_, last, target in (user["items"] for user in tested):
+        near_N = (vectors_ND @ vectors_ND[ids.row_of[last]]).masked_fill(~is_later_N, -torch.inf)
+        near_N[ids.row_of[last]] = -torch.inf
+        for share in SHARES:
+            hits[share] += ids.row_of[target] in near_N.topk(round(10 * share)).indices.tolist()
+    return {f"{share:g} of the list": count / len(tested) for share, count in hits.items()}
+
+
+def take_out(root: Path, source: Path) -> set[str]:
+    """Writes the data, the later items in a file of their own and in nobody's training; which they are."""
+    data = root / "data"
+    write(source, data)
+    items = lines(data / "items.jsonl")
+    later = {item["id"] for item in items[::LATER]}
+    dump(data / "new.jsonl", (item for item in items if item["id"] in later))
+    dump(data / "items.jsonl", (item for item in items if item["id"] not in later))
+    users = lines(data / "users.jsonl")
+    dump(data / "tested.jsonl", (user for user in users if user["items"][-1] in later))
+    dump(data / "others.jsonl", [user for user in users if user["items"][-1] not in later][:TESTED])
+    known = ({**user, "items": [item for item in user["items"] if item not in later]} for user in users)
+    dump(data / "users.jsonl", (user for user in known if user["items"]))
+    return later
 
 
 def vocabulary(root: Path) -> SemanticIds:
@@ -156,6 +188,9 @@ def figures() -> Iterator[Figure]:
         want = chance if share else None
         yield Figure(f"later items, {share:.0%} of a list theirs: recall@10", own, want=want, better="more")
         yield Figure(f"others, {share:.0%} of a list given away: recall@10", others)
+        if share:
+            near = float(rows["neighbours"][f"{share:g} of the list"])
+            yield Figure(f"later items, {share:.0%}, the nearest to the last item: recall@10", near)
 
 
 def write_vectors(root: Path) -> None:

@@ -99,6 +99,7 @@ def _parts(survey: Survey) -> Iterator[Fact]:
         of = f"{tally.name}: " if len(survey.tallies) > 1 else ""
         if tally.over:
             yield "too long", of + _too_long(tally)
+        yield from ((name, of + text) for name, text in tally.labels.facts())
         if tally.events is not None:
             for name, text in _events(tally.events):
                 yield name, of + text

@@ -132,6 +132,7 @@ def _part(tally: Tally, share_read: float | None) -> dict[str, Any]:
         "lengths": quantiles(tally.lengths),
         "refused": _reasons(tally.refused),
         "faults": _reasons(tally.faults),
+        "labels": tally.labels.as_json() if tally.labels.rows else None,
         "events": None if tally.events is None else _events(tally),
     }
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ptw.data.reader import Reading
 from ptw.files.read import Row
+from ptw.survey.labels import Labels
 from ptw.tokens.tokenizer import Tokenizer
 
 PLACES = 3  # named of each kind of reason
@@ -121,6 +122,7 @@ class Tally:
     learnt: int = 0
     context: int = 0  # turns of an assistant that are context only
     chats_with_context: int = 0
+    labels: Labels = field(default_factory=Labels)
     refused: Reasons = field(default_factory=Reasons)
     faults: Reasons = field(default_factory=Reasons)
 
@@ -156,6 +158,8 @@ class Tally:
         if len(samples) > 1:
             self.split += 1
             self.pieces += len(samples)
+        if samples[0].label is not None:
+            self.labels.add(samples[0].label)
         self.context += samples[0].context
         self.chats_with_context += samples[0].context > 0
 
