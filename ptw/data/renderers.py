@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import queue
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,7 +22,6 @@ from ptw.workspace.manifest import DatasetEntry
 CHUNK_ROWS = 32
 CHUNKS_AHEAD = 4  # of each process: what it works on, and what it may begin without being asked
 Made = Sample | PtwError
-Chunk = tuple[DatasetEntry, list[Row]]
 
 
 class Renderers:
@@ -29,11 +31,11 @@ class Renderers:
 
     def __init__(self, tokenizer: Tokenizer, processes: int = 0) -> None:
         self._tokenizer, self._count = tokenizer, processes
-        self._started: list[Connection] = []
-        self._close = weakref.finalize(self, _end, self._started)
+        self._started: list[_Process] = []
+        weakref.finalize(self, _end, self._started)
 
     def of(self, rows: Sequence[Row], dataset: DatasetEntry) -> Iterator[Made]:
-        """Of each row its sample, or what is wrong with it."""
+        """Of each row its sample, or what is wrong with it. Several may be asked in turn, or given up."""
         if not self._count:
             return (_made(row, dataset, self._tokenizer) for row in rows)
         return self._from_processes(rows, dataset)
@@ -44,17 +46,53 @@ class Renderers:
 
     def _from_processes(self, rows: Sequence[Row], dataset: DatasetEntry) -> Iterator[Made]:
         if not self._started:
-            self._started += [_start(self._tokenizer) for _ in range(self._count)]
-        asked: deque[Connection] = deque()
+            self._started += [_Process(self._tokenizer) for _ in range(self._count)]
+        asked: deque[tuple[_Process, _Chunk]] = deque()
         begins = iter(range(0, len(rows), CHUNK_ROWS))
         while True:
             while len(asked) < CHUNKS_AHEAD * self._count and (begin := next(begins, None)) is not None:
-                one = self._started[begin // CHUNK_ROWS % self._count]
-                one.send((dataset, list(rows[begin : begin + CHUNK_ROWS])))
-                asked.append(one)
+                process = self._started[begin // CHUNK_ROWS % self._count]
+                asked.append((process, process.ask(dataset, rows[begin : begin + CHUNK_ROWS])))
             if not asked:
                 return
-            yield from _answer(asked.popleft())
+            process, chunk = asked.popleft()
+            yield from process.answer(chunk)
+
+
+@dataclass
+class _Chunk:
+    made: list[Made] | None = None  # once it was answered
+
+
+class _Process:
+    """Answers chunks in the order in which it was asked, whoever waits for which."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, there = context.Pipe()
+        # the child has its own end alone: when this process dies, it reads the end of the pipe, and ends
+        context.Process(target=_work, args=(there, tokenizer), daemon=True).start()
+        there.close()
+        self._asked: deque[_Chunk] = deque()
+
+    def ask(self, dataset: DatasetEntry, rows: Sequence[Row]) -> _Chunk:
+        self._asked.append(_Chunk())
+        try:
+            self._pipe.send((dataset, list(rows)))
+        except OSError as error:
+            raise _died() from error
+        return self._asked[-1]
+
+    def answer(self, chunk: _Chunk) -> list[Made]:
+        while chunk.made is None:
+            try:
+                self._asked.popleft().made = self._pipe.recv()
+            except (EOFError, OSError) as error:
+                raise _died() from error
+        return chunk.made
+
+    def close(self) -> None:
+        self._pipe.close()
 
 
 def _made(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Made:
@@ -64,34 +102,32 @@ def _made(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Made:
         return error
 
 
-def _start(tokenizer: Tokenizer) -> Connection:
-    here, there = multiprocessing.get_context("spawn").Pipe()
-    # the child has its own end alone: when this process dies, it reads the end of the pipe, and ends
-    process = multiprocessing.get_context("spawn").Process(target=_work, args=(there, tokenizer), daemon=True)
-    process.start()
-    there.close()
-    return here
-
-
-def _work(asked: Any, tokenizer: Tokenizer) -> None:
-    while True:
+def _work(pipe: Connection, tokenizer: Tokenizer) -> None:
+    """Until the pipe ends. A thread reads it, so that who asks never waits for who is not read yet."""
+    asked: queue.SimpleQueue[tuple[DatasetEntry, list[Row]] | None] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(pipe, asked), daemon=True).start()
+    while (chunk := asked.get()) is not None:
+        dataset, rows = chunk
         try:
-            dataset, rows = asked.recv()
-            asked.send([_made(row, dataset, tokenizer) for row in rows])
-        except (EOFError, OSError, KeyboardInterrupt):
+            pipe.send([_made(row, dataset, tokenizer) for row in rows])
+        except OSError:
             return
 
 
-def _answer(process: Connection) -> list[Made]:
+def _read(pipe: Connection, asked: queue.SimpleQueue[Any]) -> None:
     try:
-        made: list[Made] = process.recv()
-    except (EOFError, OSError) as error:
-        raise PtwError(
-            "a process that renders rows died (out of memory?): set renderers = 0 of the cluster, or fewer"
-        ) from error
-    return made
+        while True:
+            asked.put(pipe.recv())
+    except (EOFError, OSError):
+        asked.put(None)
 
 
-def _end(started: list[Connection]) -> None:
+def _died() -> PtwError:
+    return PtwError(
+        "a process that renders rows died (out of memory?): set renderers = 0 of the cluster, or fewer"
+    )
+
+
+def _end(started: list[_Process]) -> None:
     while started:
         started.pop().close()

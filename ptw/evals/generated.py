@@ -39,8 +39,7 @@ class Generator:
         self._device = next(module.parameters()).device
         self._trie = trie_of(self.ids).to(self._device)
         self._tokens_LK = torch.tensor(tokenizer.code_ids(self.ids.name), device=self._device)
-        self._share = later.share if later else 0.0
-        self._later_N = torch.tensor([later is not None and item in later.items for item in self.ids.items])
+        self._later = later
 
     def likeliest(
         self, prompts: Sequence[Sequence[int]], allowed_BN: Tensor | None = None
@@ -50,14 +49,12 @@ class Generator:
         allowed_BN: bool, which items each prompt may get: filters by attribute, rules, what was seen. Where
         later items have a share of their own, scores are among them, and those of the others among the rest.
         """
-        if not self._share:
+        if self._later is None:
             return self._among(prompts, allowed_BN)
-        everything_BN = torch.ones(len(prompts), len(self._later_N), dtype=torch.bool)
-        allowed_BN = everything_BN if allowed_BN is None else allowed_BN.cpu()
-        earlier, later = (
-            self._where_any(prompts, allowed_BN & mask_N) for mask_N in (~self._later_N, self._later_N)
-        )
-        return interleaved(earlier, later, self._share)
+        later_N = torch.tensor([item in self._later.items for item in self.ids.items])
+        allowed_BN = torch.ones(len(prompts), 1, dtype=torch.bool) if allowed_BN is None else allowed_BN.cpu()
+        earlier, later = (self._where_any(prompts, allowed_BN & mask_N) for mask_N in (~later_N, later_N))
+        return interleaved(earlier, later, self._later.share)
 
     def _where_any(
         self, prompts: Sequence[Sequence[int]], allowed_BN: Tensor

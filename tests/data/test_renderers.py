@@ -7,17 +7,20 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ptw.data.renderers import CHUNK_ROWS
+from ptw.data.renderers import CHUNK_ROWS, Renderers
+from ptw.data.sample import Sample
 from ptw.data.stream import Stream
 from ptw.errors import PtwError
+from ptw.files.read import Row
 from ptw.tokens.tokenizer import Tokenizer
-from ptw.workspace.manifest import DatasetEntry
+from ptw.workspace.manifest import DatasetEntry, Share
 from tests.data.test_stream import same
 
 ROWS = 7 * CHUNK_ROWS + 5
@@ -49,6 +52,34 @@ def test_the_same_rows_also_after_a_stop(root: Path, item_tokenizer: Tokenizer, 
     other.close()
     assert len(rows) == len(plain)
     assert all(same(one, two) for one, two in zip(rows, plain, strict=True))
+
+
+def test_parts_of_a_mix_share_the_processes(root: Path, item_tokenizer: Tokenizer) -> None:
+    (root / "more.jsonl").write_text((root / "rows.jsonl").read_text())
+    more = replace(DATASET, name="more", source=("more.jsonl",))
+    mix = DatasetEntry("mix", (), "event", mix=(Share(DATASET, 0.3), Share(more, 0.7)))
+    told = []
+    for renderers in (0, 2):
+        stream = Stream(root, mix, item_tokenizer, window=64, seed=0, epochs=2, renderers=renderers)
+        told.append(list(stream))
+        stream.close()
+    assert len(told[0]) == len(told[1])
+    assert all(same(one, two) for one, two in zip(*told, strict=True))
+
+
+def test_long_rows_and_readers_that_wait_for_each_other(tmp_path: Path, item_tokenizer: Tokenizer) -> None:
+    long = [Row(f"rows.jsonl:{n}", {"items": [f"i{n % 50}"] * 20_000}) for n in range(6 * CHUNK_ROWS)]
+    made = Renderers(item_tokenizer, 1)
+    one, other = made.of(long, DATASET), made.of(long, DATASET)
+    for n, (first, second) in enumerate(zip(one, other, strict=True)):
+        assert isinstance(first, Sample)
+        assert isinstance(second, Sample)
+        assert first.id == second.id == f"rows.jsonl:{n}"
+    given_up = made.of(long, DATASET)
+    next(given_up)
+    again = [sample for sample in made.of(long[:40], DATASET) if isinstance(sample, Sample)]
+    assert [sample.id for sample in again] == [row.place for row in long[:40]]
+    made.close()
 
 
 def test_a_fault_is_told_as_by_a_thread(root: Path, item_tokenizer: Tokenizer) -> None:
