@@ -68,7 +68,7 @@ def test_parts_of_a_mix_share_the_processes(root: Path, item_tokenizer: Tokenize
 
 
 def test_long_rows_and_readers_that_wait_for_each_other(tmp_path: Path, item_tokenizer: Tokenizer) -> None:
-    long = [Row(f"rows.jsonl:{n}", {"items": [f"i{n % 50}"] * 20_000}) for n in range(6 * CHUNK_ROWS)]
+    long = [Row(f"rows.jsonl:{n}", {"items": [f"i{n % 50}"] * 2_000}) for n in range(6 * CHUNK_ROWS)]
     made = Renderers(item_tokenizer, 1)
     one, other = made.of(long, DATASET), made.of(long, DATASET)
     for n, (first, second) in enumerate(zip(one, other, strict=True)):
