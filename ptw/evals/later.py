@@ -30,8 +30,8 @@ def note_on(opened: Opened, share: float) -> str | None:
     """What someone who asks for lists should know of these items."""
     if opened.later and not share:
         return (
-            f"{opened.name} learnt nothing of {len(opened.later):,} items that came after it, so its lists "
-            "hardly ever have one; --new 0.1 gives them every tenth place, or train again"
+            f"{opened.name} learnt nothing of {len(opened.later):,} items that came after it, and seldom says "
+            "one; --new 0.1 gives them every tenth place, or train again"
         )
     if share and not opened.later:
         return f"--new {share:g}: no items came after the training of {opened.name}, so nothing changes"

@@ -35,7 +35,7 @@ def find(root: Path, source: tuple[str, ...]) -> tuple[File, ...]:
         found = _find_remote(pattern) if "://" in pattern else _find_local(root, pattern)
         if not found:
             where = "there" if "://" in pattern else f"under {root}"
-            raise PtwError(f"source {pattern!r}: no file {where} matches; check the path, or create the file")
+            raise PtwError(f"{pattern}: no file {where} matches; check the path, or create the file")
         files |= {file.place: file for file in found if file.place not in files}
     for file in files.values():
         if not file.place.endswith(SUFFIXES):

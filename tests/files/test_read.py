@@ -108,7 +108,7 @@ def test_a_parquet_file_damaged_inside_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(PtwError, match=r"source 'no/\*\.jsonl': no file under"):
+    with pytest.raises(PtwError, match=r"^no/\*\.jsonl: no file under"):
         list(rows(tmp_path, ("no/*.jsonl",)))
     with pytest.raises(PtwError, match=r"this kind of URL|store doesn't answer"):
         list(rows(tmp_path, ("nonsense://bucket/a.jsonl",)))
@@ -160,7 +160,7 @@ def test_a_bucket_is_read_like_a_folder(bucket: str, tmp_path: Path) -> None:
     assert [row.value for row in rows(tmp_path, (f"{bucket}/*",), position)] == (VALUES * 4)[1001:]
     assert digest(tmp_path, (f"{bucket}/a.jsonl",)) == digest(tmp_path, (f"{bucket}/a.jsonl",))
     assert digest(tmp_path, (f"{bucket}/a.jsonl",)) != digest(tmp_path, (f"{bucket}/b.jsonl.gz",))
-    with pytest.raises(PtwError, match=r"source 's3://bucket/no\.jsonl': no file there matches"):
+    with pytest.raises(PtwError, match=r"^s3://bucket/no\.jsonl: no file there matches"):
         find(tmp_path, ("s3://bucket/no.jsonl",))
 
 
