@@ -30,7 +30,7 @@ def note_on(opened: Opened, share: float) -> str | None:
     """What someone who asks for lists should know of these items."""
     if opened.later and not share:
         return (
-            f"{opened.name} learnt nothing of {len(opened.later):,} items that came after it, and seldom says "
+            f"{opened.name} learnt nothing of {len(opened.later):,} items that came since, and seldom says "
             "one; --new 0.1 gives them every tenth place, or train again"
         )
     if share and not opened.later:

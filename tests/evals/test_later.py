@@ -60,7 +60,7 @@ def test_a_share_is_measured_as_it_is_recommended(grown: Path, monkeypatch: pyte
         return json.loads(done.stdout), done.stderr
 
     plain, said = told()
-    assert "generate-001 learnt nothing of 6 items that came after it" in said
+    assert "generate-001 learnt nothing of 6 items that came since" in said
     shared, said = told("--new", "0.2")
     assert "learnt nothing" not in said
     assert shared["coverage@10"] > plain["coverage@10"]
