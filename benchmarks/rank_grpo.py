@@ -1,6 +1,6 @@
 """Do lists of titles become better by Rank-GRPO, for people whom it never saw?
 
-The 400 most bought items of amazon-beauty, and the users with at least four of them: a decoder from scratch
+The 200 most bought items of amazon-beauty, and the users with at least four of them: a decoder from scratch
 learns by SFT to answer a history with its next three titles, then Rank-GRPO rewards hits by their rank. A
 tenth of the users is held out of both. `python -m benchmarks.rank_grpo`
 """
@@ -16,8 +16,8 @@ from typing import Any
 from benchmarks.report import Figure, publish, real_data, two_threads
 from benchmarks.workspaces import ptw, workspace
 
-POPULAR, LISTED, HISTORY, HELD_OUT = 400, 3, 5, 10  # items; titles of a list, of a prompt; every tenth user
-STEPS = 60
+POPULAR, LISTED, HISTORY, HELD_OUT = 200, 3, 5, 10  # items; titles of a list, of a prompt; every tenth user
+STEPS = 150
 TOML = """
 [workspace]
 name = "rank-grpo"
@@ -82,7 +82,7 @@ max_new_tokens = 56
 rows_at_once = 16
 learning_rate = 3e-4
 schedule = "constant"
-eval_every = 20
+eval_every = 50
 """
 User = tuple[list[str], list[str]]  # what is known, and what comes next
 
