@@ -2,7 +2,7 @@
 
 The 200 most bought items of amazon-beauty, and the users with at least four of them: a decoder from scratch
 learns by SFT to answer a history with its next three titles, then Rank-GRPO rewards hits by their rank. A
-tenth of the users is held out of both. `python -m benchmarks.rank_grpo`
+fifth of the users is held out of both. `python -m benchmarks.rank_grpo`
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.report import Figure, publish, real_data, two_threads
 from benchmarks.workspaces import ptw, workspace
 
-POPULAR, LISTED, HISTORY, HELD_OUT = 200, 3, 5, 10  # items; titles of a list, of a prompt; every tenth user
+POPULAR, LISTED, HISTORY, HELD_OUT = 200, 3, 5, 5  # items; titles of a list, of a prompt; every fifth user
 STEPS = 150
 TOML = """
 [workspace]
