@@ -88,7 +88,8 @@ HEAVY = {
     "peft": ("ptw/verify",),
     "ray": ("ptw/rl/engines.py", "ptw/train/launch.py", "ptw/train/connect.py", "ptw/train/jobs/cluster.py"),
     "vllm": ("ptw/rl/engine.py", "ptw/serve"),
-    "transformers": ("ptw/agent", "ptw/ports", "ptw/tokens", "ptw/verify"),
+    "transformers": ("ptw/agent", "ptw/ports", "ptw/rl/verl_engine.py", "ptw/tokens", "ptw/verify"),
+    "verl": ("ptw/rl/verl_engine.py",),
 }
 
 # No file of these may import, even inside a function, what would slow `ptw --help` and `ptw check` down.
