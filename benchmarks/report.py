@@ -120,6 +120,11 @@ def memory_added(work: Callable[[], object]) -> float:
     return (_resident("VmHWM") - start) * 1024 / 1e9
 
 
+def peak_memory() -> float:
+    """Gigabytes of this process's resident memory at its most, since it began its program (Linux)."""
+    return _resident("VmHWM") * 1024 / 1e9
+
+
 def _resident(key: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

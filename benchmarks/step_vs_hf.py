@@ -1,7 +1,6 @@
 """How fast, and how large in memory, is a training step beside that of Hugging Face's own class?"""
 
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.report import THREADS, Figure, medians, publish, two_threads
+from benchmarks.report import THREADS, Figure, medians, peak_memory, publish, two_threads
 
 WIDTH = 2048
 ROUNDS = 5
@@ -153,7 +152,7 @@ def peak_of(side: str, checkpoint: Path) -> float:
     """Gigabytes of the largest resident set of a process that takes two steps."""
     command = [sys.executable, "-m", "benchmarks.step_vs_hf", side, str(checkpoint)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout) * 1024 / 1e9
+    return float(done.stdout)
 
 
 def two_steps(side: str, checkpoint: Path) -> None:
@@ -162,7 +161,7 @@ def two_steps(side: str, checkpoint: Path) -> None:
     step = ours(checkpoint, lengths) if side == "ptw" else theirs(checkpoint, lengths, "sdpa", alone=False)
     step()
     step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak_memory())
 
 
 if __name__ == "__main__":
