@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache as once
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -227,9 +228,18 @@ def _product(left_MI: Tensor, right_OI: Tensor, out_MO: Tensor, apart: bool = Fa
 
 @once
 def _one_dnn() -> Any:
-    """oneDNN's fp32 product. Torch would ask MKL, which is half as fast on other makers' processors."""
+    """oneDNN's fp32 product, where torch would ask MKL, which is half as fast on other makers' processors."""
     operators = torch.ops.mkldnn
-    return operators._linear_pointwise if hasattr(operators, "_linear_pointwise") else None
+    if _is_intels() or not hasattr(operators, "_linear_pointwise"):
+        return None
+    return operators._linear_pointwise
+
+
+def _is_intels() -> bool:
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):  # no Linux
+        return False
 
 
 def _is_autocast(tensor: Tensor) -> bool:
