@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache as once
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -213,9 +212,10 @@ def _product(left_MI: Tensor, right_OI: Tensor, out_MO: Tensor, apart: bool = Fa
     """out = left @ right.T. `apart`: the bits of a row of the left must not depend on the other rows.
 
     Which kernel is taken depends on the summed width alone, so that it is the same for groups of any size.
+    MKL's long rows are not apart on an Intel, so that only gradients are its work there.
     """
-    long = left_MI.shape[1] >= LONG
-    if long and left_MI.dtype == torch.float32 and not left_MI.is_cuda and (fast := _one_dnn()) is not None:
+    long = left_MI.shape[1] >= LONG and left_MI.dtype == torch.float32 and not left_MI.is_cuda
+    if long and (apart or _is_mkl_slow()) and (fast := _one_dnn()) is not None:
         out_MO.copy_(fast(left_MI, right_OI, None, "none", [], ""))
         return
     summed, width = -left_MI.shape[1] % FOURS, -right_OI.shape[0] % FOURS
@@ -228,18 +228,19 @@ def _product(left_MI: Tensor, right_OI: Tensor, out_MO: Tensor, apart: bool = Fa
 
 @once
 def _one_dnn() -> Any:
-    """oneDNN's fp32 product, where torch would ask MKL, which is half as fast on other makers' processors."""
+    """oneDNN's fp32 product, where torch would ask MKL."""
     operators = torch.ops.mkldnn
-    if _is_intels() or not hasattr(operators, "_linear_pointwise"):
-        return None
-    return operators._linear_pointwise
+    return operators._linear_pointwise if hasattr(operators, "_linear_pointwise") else None
 
 
-def _is_intels() -> bool:
+@once
+def _is_mkl_slow() -> bool:
+    """It is half as fast as oneDNN on other makers' processors than Intel's."""
     try:
-        return "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):  # no Linux
-        return False
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return "GenuineIntel" not in file.read()
+    except OSError:  # no Linux
+        return True
 
 
 def _is_autocast(tensor: Tensor) -> bool:
