@@ -48,7 +48,7 @@ def made(checkpoint: str, packed: bool) -> Any:
     sharded = FSDPEngineConfig(strategy="fsdp2", use_torch_compile=False, mixed_precision=FP32)
     saved = CheckpointConfig(save_contents=["model", "optimizer", "extra", "hf_model"])
     chosen = EngineRegistry.get_engine_cls("language_model", "fsdp2")
-    engine = chosen(model, sharded, FSDPOptimizerConfig(lr=1e-2, total_training_steps=10), saved)
+    engine = chosen(model, sharded, FSDPOptimizerConfig(lr=1e-3, total_training_steps=10), saved)
     engine.initialize()
     return engine
 
