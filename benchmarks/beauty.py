@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 
 from benchmarks.report import Figure, Kept, Row, publish, real_data, two_threads
-from benchmarks.workspaces import figures_of, ptw, workspace
+from benchmarks.workspaces import figures_of, llama, ptw, workspace
 
 KEPT = Kept("beauty")
 SEEDS = range(3)
@@ -30,37 +30,17 @@ WANTED = {
     ("next-item", "ndcg@10"): 0.047,
     ("next-codes", "recall@10"): 0.060,
 }
-OVER_CODES = """
-[models.over-codes.config]
-model_type = "llama"
-hidden_size = 128
-intermediate_size = 256
-num_hidden_layers = 4
-num_attention_heads = 4
-num_key_value_heads = 4
-max_position_embeddings = 512
-tie_word_embeddings = true
-
+OVER_CODES = f"""{llama("over-codes", layers=4, heads=4)}
 [datasets.users]
 source = "data/users.jsonl"
 format = "event"
 leave_out = 2
 too_long = "truncate"
 """
-TOML = """
+TOML = f"""
 [workspace]
 name = "beauty"
-
-[models.over-items.config]
-model_type = "llama"
-hidden_size = 128
-intermediate_size = 256
-num_hidden_layers = 2
-num_attention_heads = 2
-num_key_value_heads = 2
-max_position_embeddings = 512
-tie_word_embeddings = true
-
+{llama("over-items", layers=2, heads=2)}
 [tokenizers.items]
 items = "data/items.jsonl"
 

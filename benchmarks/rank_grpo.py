@@ -14,24 +14,14 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.report import Figure, publish, real_data, two_threads
-from benchmarks.workspaces import ptw, workspace
+from benchmarks.workspaces import llama, ptw, workspace
 
 POPULAR, LISTED, HISTORY, HELD_OUT = 200, 3, 5, 5  # items; titles of a list, of a prompt; every fifth user
 STEPS = 150
-TOML = """
+TOML = f"""
 [workspace]
 name = "rank-grpo"
-
-[models.shape.config]
-model_type = "llama"
-hidden_size = 128
-intermediate_size = 256
-num_hidden_layers = 4
-num_attention_heads = 4
-num_key_value_heads = 4
-max_position_embeddings = 512
-tie_word_embeddings = true
-
+{llama("shape", layers=4, heads=4)}
 [tokenizers.titles]
 learn_from = "lists"
 vocab_size = 1000
@@ -58,7 +48,7 @@ model = "shape"
 tokenizer = "titles"
 dataset = "lists"
 eval_dataset = "held-out-lists"
-settings = { window = 512, rows = 8, learning_rate = 2e-3, epochs = 3 }
+settings = {{ window = 512, rows = 8, learning_rate = 2e-3, epochs = 3 }}
 """
 RL = """
 [models.taught]

@@ -12,6 +12,21 @@ from tempfile import mkdtemp
 from typing import Any
 
 
+def llama(name: str, layers: int, heads: int) -> str:
+    """The table of a small shape of width 128, to train from scratch."""
+    return f"""
+[models.{name}.config]
+model_type = "llama"
+hidden_size = 128
+intermediate_size = 256
+num_hidden_layers = {layers}
+num_attention_heads = {heads}
+num_key_value_heads = {heads}
+max_position_embeddings = 512
+tie_word_embeddings = true
+"""
+
+
 @contextmanager
 def workspace(toml: str, links: dict[str, Path] | None = None) -> Iterator[Path]:
     """A workspace in a temporary folder; `links` are folders that it sees under these names."""

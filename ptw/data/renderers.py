@@ -86,9 +86,12 @@ class _Process:
     def answer(self, chunk: _Chunk) -> list[Made]:
         while chunk.made is None:
             try:
-                self._asked.popleft().made = self._pipe.recv()
+                answer = self._pipe.recv()
             except (EOFError, OSError) as error:
                 raise _died() from error
+            if isinstance(answer, Exception):
+                raise answer
+            self._asked.popleft().made = answer
         return chunk.made
 
     def close(self) -> None:
@@ -108,9 +111,14 @@ def _work(pipe: Connection, tokenizer: Tokenizer) -> None:
     threading.Thread(target=_read, args=(pipe, asked), daemon=True).start()
     while (chunk := asked.get()) is not None:
         dataset, rows = chunk
+        answer: list[Made] | Exception
         try:
-            pipe.send([_made(row, dataset, tokenizer) for row in rows])
-        except OSError:
+            answer = [_made(row, dataset, tokenizer) for row in rows]
+        except Exception as error:  # a mistake of ptw's own: raised where a thread would have raised it
+            answer = error
+        try:
+            pipe.send(answer)
+        except OSError:  # nobody waits any more
             return
 
 

@@ -96,6 +96,14 @@ def test_a_fault_is_told_as_by_a_thread(root: Path, item_tokenizer: Tokenizer) -
     assert f"rows.jsonl:{ROWS + 1}" in told[0]
 
 
+def test_a_mistake_of_ptws_own_is_raised_as_it_is(item_tokenizer: Tokenizer) -> None:
+    made = Renderers(item_tokenizer, 1)
+    unknown = replace(DATASET, format="nosuch")
+    with pytest.raises(KeyError, match="nosuch"):
+        list(made.of([Row("rows.jsonl:1", {"items": ["i1"]})], unknown))
+    made.close()
+
+
 def test_a_dead_process_is_said(root: Path, item_tokenizer: Tokenizer) -> None:
     stream = stream_of(root, item_tokenizer, 1, epochs=None)
     next(stream)
