@@ -22,6 +22,7 @@ from ptw.files.read import Row
 from ptw.tokens.tokenizer import Tokenizer
 from ptw.workspace.manifest import DatasetEntry, Share
 from tests.data.test_stream import same
+from tests.processes import below, is_gone
 
 ROWS = 7 * CHUNK_ROWS + 5
 DATASET = DatasetEntry("events", ("rows.jsonl",), "event", too_long="split")
@@ -141,18 +142,10 @@ def test_processes_end_with_whoever_is_killed(
     with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "reads\n"
-        tasks = Path(f"/proc/{process.pid}/task").iterdir()
-        below = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
-        assert len(below) >= 2
+        readers = below(process.pid)
+        assert len(readers) >= 2
         process.kill()
     until = time.monotonic() + 20
-    while any(alive(pid) for pid in below) and time.monotonic() < until:
+    while not all(is_gone(reader) for reader in readers) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not [pid for pid in below if alive(pid)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    assert all(is_gone(reader) for reader in readers)

@@ -26,6 +26,7 @@ from ptw.train.labels.store import Stage
 from ptw.train.plan import Plan
 from ptw.workspace.check import problems
 from ptw.workspace.manifest import read
+from tests.processes import is_gone
 from tests.train.conftest import (
     declare,
     environment,
@@ -38,7 +39,7 @@ from tests.train.conftest import (
 )
 from tests.train.served import serving
 from tests.train.test_distill import ALONE
-from tests.train.test_launch import is_gone, processes_of
+from tests.train.test_launch import processes_of
 
 TOML = """
 [models.big]

@@ -16,6 +16,7 @@ from ptw.errors import PtwError
 from ptw.runs import lines, record
 from ptw.train import checkpoint, launch
 from ptw.workspace.manifest import read
+from tests.processes import is_gone
 from tests.train.conftest import curve_of, environment, samples_of, steps_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data warns of its own defaults
@@ -70,14 +71,6 @@ def driver(root: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def is_gone(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    return "Z" in Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
 def assert_undisturbed(folder: Path, undisturbed: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from ptw.verify import sandbox
 from ptw.verify.reports.report import SubjectReport
+from tests.processes import below, is_gone
 
 Judged = Callable[..., tuple[sandbox.Outcome, SubjectReport]]
 
@@ -206,21 +207,12 @@ def test_it_ends_with_the_process_that_asked_it_however_that_ended(tmp_path: Pat
     script = WAITS.replace('"NAMED": Path(sys.argv[1])', inputs)
     asker = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), str(tmp_path / "output")])
     try:
-        until(lambda: any("-c" in command for command in commands_below(asker.pid).values()))
-        left = commands_below(asker.pid)
+        until(lambda: any("-c" in command for command in below(asker.pid).values()))
+        left = below(asker.pid)
     finally:
         asker.kill()
         asker.wait()
-    until(lambda: not any(Path(f"/proc/{process}").exists() for process in left))
-
-
-def commands_below(process: int) -> dict[int, str]:
-    """Command lines of its children, and of theirs."""
-    found = {}
-    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
-        found[int(child)] = Path(f"/proc/{child}/cmdline").read_text()
-        found |= commands_below(int(child))
-    return found
+    until(lambda: all(is_gone(process) for process in left))
 
 
 def until(holds: Callable[[], bool], seconds: float = 30) -> None:
