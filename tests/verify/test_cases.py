@@ -15,7 +15,7 @@ from ptw.errors import PtwError
 from ptw.verify.cases import Family
 from ptw.verify.drawing import draw
 from ptw.verify.drawing.audit import Weights, audit
-from ptw.verify.drawing.configurations import configurations
+from ptw.verify.drawing.configurations import Configuration, configurations
 from ptw.verify.drawing.fields import ABSENT, apply, family_fields
 from ptw.verify.drawing.informative import generator
 from ptw.verify.drawing.routing import Watch, gaps
@@ -166,6 +166,20 @@ def test_configurations_are_spelled_as_checkpoints_of_now_and_of_before_do(famil
     # null where the annotation says so
     null = any(values.get("num_key_value_heads", 0) is None for values in found)
     assert null == (family.model_type == "llama")
+
+
+@pytest.mark.parametrize(("model_type", "outside"), [("llama", True), ("gpt_neox", False)])
+def test_the_base_of_a_rope_stands_where_the_family_reads_it(
+    model_type: str, outside: bool, tmp_path: Path
+) -> None:
+    """GPT-NeoX has another name for it outside, and reads `rope_theta` inside alone."""
+    rope = {"rope_type": "linear", "factor": 3.0, "rope_theta": 777.0, "partial_rotary_factor": 1.0}
+    values = {"hidden_size": 32, "num_attention_heads": 2, "rope_parameters": rope}
+    configuration = Configuration("rope", "ordinary", values, spelling="type")
+    draw._write_config(tmp_path, hf.config_class(model_type)(**values), configuration, "given")
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written.get("rope_theta") == (777.0 if outside else None)
+    assert written["rope_scaling"].get("rope_theta") == (None if outside else 777.0)
 
 
 @pytest.mark.usefixtures("exactly")

@@ -175,9 +175,7 @@ def _forms(config: Any, configuration: Configuration, form: str) -> Iterator[Val
     whole = {"given": None, "whole": False, "differing": True}[form]
     written = given if whole is None else json.loads(config.to_json_string(use_diff=whole))
     for values in (written, given):
-        before = ropes.older(values, configuration.spelling)
-        if before is not None:
-            yield before
+        yield from ropes.older(values, configuration.spelling)
     yield written
     yield given
 

@@ -118,18 +118,22 @@ def _scaled(
     return None
 
 
-def older(values: Values, spelling: str) -> Values | None:
-    """The same config.json as older checkpoints spell it; None where they couldn't say it."""
+def older(values: Values, spelling: str) -> Iterator[Values]:
+    """The same config.json as older checkpoints spell it; none where they couldn't say it.
+
+    With the base outside, as most have it, then inside: not every family reads a `rope_theta` outside.
+    """
     rope = dict(values.get("rope_parameters") or {})
     nested = kinds_of(rope)
     if nested:
         rope = dict(rope[FULL]) if FULL in nested else {}
     if not spelling or "rope_theta" not in rope:
-        return None
-    found = {name: value for name, value in values.items() if name != "rope_parameters"}
-    found["rope_theta"] = rope.pop("rope_theta")
-    found["rope_scaling"] = {spelling if key == "rope_type" else key: value for key, value in rope.items()}
-    return found
+        return
+    rest = {name: value for name, value in values.items() if name != "rope_parameters"}
+    spelled = {spelling if key == "rope_type" else key: value for key, value in rope.items()}
+    scaling = {key: value for key, value in spelled.items() if key != "rope_theta"}
+    yield rest | {"rope_theta": rope["rope_theta"], "rope_scaling": scaling}
+    yield rest | {"rope_scaling": spelled}
 
 
 def types(rope: Values) -> dict[str, str]:
