@@ -64,6 +64,7 @@ eval_dataset = "held-out"
 engine = "ptw"
 rewards = ["hits"]
 catalogue = "data/titles.txt"
+titles = %d
 steps = %d
 rows = 16
 answers = 16
@@ -84,7 +85,7 @@ def main() -> None:
         known, held_out = written(source, root / "data")
         ptw(root, "train", "teach")
         with (root / "workspace.toml").open("a", encoding="utf-8") as file:
-            file.write(RL % STEPS)
+            file.write(RL % (LISTED, STEPS))
         ptw(root, "train", "rank")
         found = list(figures(root / "runs", known, held_out))
     about = (
@@ -144,7 +145,7 @@ def at(titles: Sequence[str], end: int) -> User:
 
 
 def prompt(history: Sequence[str], relevant: Sequence[str]) -> dict[str, Any]:
-    return {"prompt": "\n".join(history), "relevant": [*relevant]}
+    return {"prompt": "\n".join(history), "relevant": [*relevant], "titles": LISTED}
 
 
 def chat(history: Sequence[str], relevant: Sequence[str]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ptw.rl.answers import Answer, Worth, per_action
-from ptw.rl.ranks import Relevances, catalogue_of, ranked, returns
+from ptw.rl.ranks import Relevances, catalogue_of, listed, returns
 from ptw.rl.rollouts import rolling_out
 from ptw.rl.settings import RolloutSettings
 from ptw.train import demand
@@ -24,6 +24,10 @@ FILES = ("catalogue",)
 class Settings(RolloutSettings):
     """Zhu et al., 2025. An answer is a list of titles, each worth what `relevance` of the rewards says."""
 
+    titles: int = 10  # of a list, in its prompt's words; those after them count for nothing
+    length: float = (
+        0.1  # what an end after so many is ahead by; one before, and what follows, is behind by it
+    )
     catalogue: str | None = None  # a file with a title a line; what it lacks is no hit, whatever rewards say
     outside: float = 0.0  # what a title is worth that the catalogue lacks
     clip_low: float = 0.2
@@ -33,6 +37,8 @@ class Settings(RolloutSettings):
         super().demand_sense()
         demand.inside(clip_low=self.clip_low)
         demand.above_zero(clip_high=self.clip_high)
+        demand.positive(titles=self.titles)
+        demand.not_negative(length=self.length)
         if not self.rewards:
             demand.refuse("rewards", None, 'name a file that has `relevance`: rewards = ["hits"]')
         if self.environment is not None:
@@ -47,15 +53,13 @@ def train(run: Run, settings: Settings) -> None:
     def appraise(answers: list[list[Answer]]) -> list[list[Worth]]:
         found = []
         for group in answers:
-            lists = [ranked(one, run.tokenizer) for one in group]
+            lists = [listed(one, run.tokenizer, settings.titles) for one in group]
             worth = [
-                returns(titles, relevances.of(one.row, one.place), catalogue, settings.outside)
-                for one, (titles, _) in zip(group, lists, strict=True)
+                returns(one.titles, relevances.of(answer.row, answer.place), catalogue, settings.outside)
+                for answer, one in zip(group, lists, strict=True)
             ]
-            ahead = advantages(worth)
-            found.append(
-                [Worth.of_ranks(a_K, ranks_L) for a_K, (_, ranks_L) in zip(ahead, lists, strict=True)]
-            )
+            ahead = advantages(worth, settings.titles)
+            found.append([one.worth(a_K, settings.length) for a_K, one in zip(ahead, lists, strict=True)])
         return found
 
     with relevances, rolling_out(run, model, optimizer, appraise, keeps_reference=False) as rollouts:
@@ -71,17 +75,13 @@ def train(run: Run, settings: Settings) -> None:
     run.save(model)
 
 
-def advantages(returns_of: Sequence[Sequence[float]]) -> list[Tensor]:
-    """Of each list (K,): each rank beside the same rank of the other lists to the prompt that are as long."""
-    width = max(map(len, returns_of), default=0)
-    table_NK = torch.full((len(returns_of), width), torch.nan, dtype=torch.float64)
-    for row_K, values in zip(table_NK, returns_of, strict=True):
-        row_K[: len(values)] = torch.tensor(values, dtype=torch.float64)
-    mean_K = table_NK.nanmean(0)
-    count_K = table_NK.isfinite().sum(0)
-    spread_K = ((table_NK - mean_K).square().nansum(0) / (count_K - 1).clamp(min=1)).sqrt()
-    ahead_NK = (table_NK - mean_K) / (spread_K + 1e-6)
-    return [row_K[: len(values)] for row_K, values in zip(ahead_NK, returns_of, strict=True)]
+def advantages(returns_of: Sequence[Sequence[float]], titles: int) -> list[Tensor]:
+    """Of each list (K,): each rank beside that of the other lists to the prompt, 0 where one has none."""
+    table_NR = torch.zeros(len(returns_of), titles, dtype=torch.float64)
+    for row_R, values in zip(table_NR, returns_of, strict=True):
+        row_R[: len(values)] = torch.tensor(values, dtype=torch.float64)
+    ahead_NR = (table_NR - table_NR.mean(0)) / (table_NR.std(0) + 1e-6)
+    return [row_R[: len(values)] for row_R, values in zip(ahead_NR, returns_of, strict=True)]
 
 
 def surrogate(change_A: Tensor, advantage_A: Tensor, settings: Settings) -> Tensor:

@@ -51,12 +51,6 @@ class Worth:
         count = len(answer.drawn.ids)
         return cls(torch.full((count,), advantage), torch.zeros(count, dtype=torch.int64))
 
-    @classmethod
-    def of_ranks(cls, advantage_K: Tensor, rank_L: Tensor) -> Worth:
-        """Of a list whose tokens are of these ranks; one without an item is worth nothing."""
-        padded = torch.cat([advantage_K.float(), torch.zeros(1)])
-        return cls(padded[rank_L], rank_L)
-
     @property
     def actions(self) -> int:
         return int(self.action_L.max()) + 1
@@ -111,11 +105,11 @@ def wholes(answers: Sequence[Sequence[Answer]], advantages_PN: Tensor) -> list[l
 
 
 def per_action(values_M: Tensor, action_M: Tensor) -> Tensor:
-    """(A,) means over the tokens of each action, which are counted from 0."""
+    """(A,) means over the tokens of each action, which are counted from 0; 0 of one without any."""
     count = int(action_M.max()) + 1 if len(action_M) else 0
     sums_A = values_M.new_zeros(count).index_add(0, action_M, values_M)
     tokens_A = values_M.new_zeros(count).index_add(0, action_M, torch.ones_like(values_M))
-    return sums_A / tokens_A
+    return sums_A / tokens_A.clamp(min=1)
 
 
 def numbered(worths: Sequence[Worth]) -> Tensor:

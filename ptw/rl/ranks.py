@@ -1,8 +1,9 @@
-"""What are the ranks of an answer that is a list, a title a line, and what is each of them worth?"""
+"""What are the actions of an answer that is a list, a title a line, and what is each of them worth?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from math import log2
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ptw.errors import PtwError
-from ptw.rl.answers import Answer
+from ptw.rl.answers import Answer, Worth
 from ptw.rl.caller import Caller, files_of
 from ptw.rl.rewards import Row
 from ptw.rl.titles import plain
@@ -19,10 +20,34 @@ from ptw.tokens.tokenizer import Tokenizer
 Relevance = Callable[[str], float]  # of a title
 
 
-def ranked(answer: Answer, tokenizer: Tokenizer) -> tuple[list[str], Tensor]:
-    """The titles, and (L,) which of them each token is of; the end of a line is of the line it ends.
+@dataclass(frozen=True)
+class Listing:
+    """An answer as a list: the titles that count, and (L,) which action each of its tokens is of.
 
-    Empty lines are of the title that follows, what follows the last one is of that.
+    Actions are these titles in their order, then what follows them, then the end of the answer, as there are.
+    """
+
+    titles: list[str]
+    action_L: Tensor
+    over: int  # titles more than count; less than 0: so many too few
+
+    def worth(self, advantage_K: Tensor, length: float) -> Worth:
+        """By what each title is ahead; `length` for an end after the last that counts.
+
+        Its negative for an end before that, and for what follows it.
+        """
+        values = advantage_K.tolist() or [0.0]
+        if self.over > 0:
+            values += [-length, 0.0]
+        else:
+            values += [-length if self.over else length]
+        return Worth(torch.tensor(values)[self.action_L], self.action_L)
+
+
+def listed(answer: Answer, tokenizer: Tokenizer, most: int) -> Listing:
+    """So many titles, a line each; the end of a line is of the line that it ends.
+
+    Empty lines are of the title that follows, those after the last one are of that.
     """
     titles, ranks, line = list[str](), list[int](), ""
     ids = answer.drawn.ids[:-1] if answer.ended else answer.drawn.ids
@@ -31,8 +56,9 @@ def ranked(answer: Answer, tokenizer: Tokenizer) -> tuple[list[str], Tensor]:
         *ended, line = (line + tokenizer.decode([id_])).split("\n")
         titles += [plain(one) for one in ended if plain(one)]
     titles += [plain(line)] if plain(line) else []
-    ranks += [len(titles)] * answer.ended
-    return titles, torch.tensor(ranks).clamp(max=max(len(titles) - 1, 0))
+    last = min(most, max(len(titles) - 1, 0))
+    actions = [min(rank, last) for rank in ranks] + [last + 1] * answer.ended
+    return Listing(titles[:most], torch.tensor(actions), len(titles) - most)
 
 
 class Relevances:

@@ -10,9 +10,9 @@ import torch
 
 from ptw.data.sample import Sample
 from ptw.errors import PtwError
-from ptw.rl.answers import Answer, Worth, per_action
+from ptw.rl.answers import Answer, per_action
 from ptw.rl.engine import Drawn
-from ptw.rl.ranks import Relevances, catalogue_of, ranked, returns
+from ptw.rl.ranks import Relevances, catalogue_of, listed, returns
 from ptw.rl.titles import plain
 from ptw.runs import record
 from ptw.tokens.declared import open_tokenizer
@@ -53,6 +53,7 @@ eval_dataset = "asked"
 engine = "ptw"
 rewards = ["hits"]
 catalogue = "data/titles.txt"
+titles = 3
 steps = 16
 rows = 4
 answers = 16
@@ -99,16 +100,39 @@ def answer_of(tokenizer: Tokenizer, text: str, ended: bool = True) -> Answer:
 
 @pytest.mark.parametrize("ended", [True, False])
 def test_each_token_is_of_the_title_of_its_line(tokenizer: Tokenizer, ended: bool) -> None:
-    titles, ranks = ranked(answer_of(tokenizer, "1. Up\n\n2) HEAT\n- Alien\n", ended), tokenizer)
-    assert titles == ["up", "heat", "alien"]
     lines = ["1. Up\n", "\n2) HEAT\n", "- Alien\n"]
+    answer = answer_of(tokenizer, "".join(lines), ended)
     text = [tokenizer.decode([id_]) for id_ in tokenizer.encode("".join(lines))]
-    for rank, line in enumerate(lines):
-        own = "".join(part for part, at in zip(text, ranks.tolist(), strict=False) if at == rank)
-        assert own == line
-    assert len(ranks) == len(text) + ended
-    assert ranks[-1] == 2
-    assert ranked(answer_of(tokenizer, "\n\n", ended), tokenizer)[0] == []
+    whole, cut = listed(answer, tokenizer, 3), listed(answer, tokenizer, 1)
+    assert whole.titles == ["up", "heat", "alien"]
+    assert cut.titles == ["up"]
+    for found, parts in ((whole, lines), (cut, [lines[0], lines[1] + lines[2]])):
+        for action, part in enumerate(parts):
+            assert "".join(t for t, at in zip(text, found.action_L, strict=False) if at == action) == part
+        assert len(found.action_L) == len(text) + ended
+        assert found.action_L[-1] == len(parts) - 1 + ended
+    assert listed(answer_of(tokenizer, "\n\n", ended), tokenizer, 3).titles == []
+
+
+def test_a_list_learns_to_end_where_it_was_asked_to(tokenizer: Tokenizer) -> None:
+    ahead = torch.tensor([0.5, -1.0])
+    for text, expected in (
+        ("Up\nHeat", [0.5, -1.0, 0.1]),
+        ("Up\nHeat\nBig\nJaws", [0.5, -1.0, -0.1, 0.0]),
+        ("Up", [0.5, -0.1]),
+        ("", [0.0, -0.1]),
+    ):
+        one = listed(answer_of(tokenizer, text), tokenizer, 2)
+        worth = one.worth(ahead[: len(one.titles)], 0.1)
+        assert worth.actions == len(expected)
+        per = per_action(worth.advantage_L, worth.action_L)
+        assert per.tolist() == pytest.approx(expected)
+        assert (
+            not listed(answer_of(tokenizer, text + "\n", ended=False), tokenizer, 2)
+            .worth(ahead[: len(one.titles)], 0.0)
+            .advantage_L.isnan()
+            .any()
+        )
 
 
 def test_returns_by_hand_and_no_earlier_item_changes_a_later_one() -> None:
@@ -124,12 +148,14 @@ def test_returns_by_hand_and_no_earlier_item_changes_a_later_one() -> None:
         assert with_penalty == pytest.approx([1.0 - 1.0, -1.0, -0.5])
 
 
-def test_ranks_are_compared_with_the_same_rank_of_lists_that_have_it() -> None:
-    found = rank_grpo.advantages([[1.0, 1.0, 5.0], [0.0, 0.0], [2.0], []])
+def test_ranks_are_compared_with_the_same_rank_of_other_lists_which_may_have_none() -> None:
+    found = rank_grpo.advantages([[1.0, 1.0, 5.0], [0.0, 0.0], [2.0], []], 3)
     assert [len(one) for one in found] == [3, 2, 1, 0]
-    assert found[0].tolist() == pytest.approx([0, 0.5 / 0.5**0.5, 0], abs=1e-5)
-    assert found[1].tolist() == pytest.approx([-1, -0.5 / 0.5**0.5], abs=1e-5)
-    assert found[2].tolist() == pytest.approx([1], abs=1e-5)
+    second, third = 0.5, 2.5
+    spread = ((0.25**2 + 0.75**2 + 1.25**2 + 0.75**2) / 3) ** 0.5
+    assert found[0].tolist() == pytest.approx([0.25 / spread, 0.75 / second, 3.75 / third], abs=1e-5)
+    assert found[1].tolist() == pytest.approx([-0.75 / spread, -0.25 / second], abs=1e-5)
+    assert found[2].tolist() == pytest.approx([1.25 / spread], abs=1e-5)
 
 
 def test_long_and_short_titles_weigh_the_same() -> None:
@@ -143,16 +169,14 @@ def test_long_and_short_titles_weigh_the_same() -> None:
     loss.sum().backward()
     assert change.grad is not None
     assert change.grad[1:5].sum() == pytest.approx(change.grad[0].item())
-    worth = Worth.of_ranks(torch.tensor([0.5, -1.0]), torch.tensor([0, 0, 1]))
-    assert worth.advantage_L.tolist() == [0.5, 0.5, -1.0]
-    assert worth.actions == 2
+    assert per_action(change, action + 1)[0] == 0  # an action that no token is of
 
 
 def test_lists_become_better(taught: Path) -> None:
     found = trained(planned(taught, "rank"))
     steps, (before, after) = steps_of(found.folder), measured_of(found.folder)
     assert after["held_out_reward"] > before["held_out_reward"] + 0.15
-    assert steps[0]["loss"] == pytest.approx(0, abs=1e-6)
+    assert min(step["ended"] for step in steps) > 0.8
     assert max(abs(step["gap"] - 1) for step in steps) < 1e-4
 
 
