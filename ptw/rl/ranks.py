@@ -89,14 +89,16 @@ def returns(
 ) -> list[float]:
     """Of each rank the discounted gain of its item and those after it: no earlier one changes it.
 
-    Of a title that stands twice the last one counts. One that the catalogue lacks is worth `outside`.
+    But for one: a title that was said before is no hit. (If the last of two counted, each rank alone would
+    gain by saying the best title again, and the list would become that.) One that the catalogue lacks is
+    worth `outside`.
     """
     gains = []
     for at, title in enumerate(titles):
         if catalogue is not None and title not in catalogue:
             gains.append(outside)
         else:
-            gains.append(0.0 if title in titles[at + 1 :] else relevance(title) / log2(at + 2))
+            gains.append(0.0 if title in titles[:at] else relevance(title) / log2(at + 2))
     return [sum(gains[at:]) for at in range(len(gains))]
 
 

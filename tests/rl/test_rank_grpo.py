@@ -140,12 +140,21 @@ def test_returns_by_hand_and_no_earlier_item_changes_a_later_one() -> None:
         relevance = relevances.of(ROW, "data/asked.jsonl:1")
         found = returns(["up", "heat", "jaws"], relevance, None, 0.0)
         assert found == pytest.approx([1 / log2(3) + 1 / 2, 1 / log2(3) + 1 / 2, 1 / 2])
-        for first in ("heat", "jaws", "big", ""):
+        for first in ("big", "nosuch", ""):
             assert returns([first, "heat", "jaws"], relevance, None, 0.0)[1:] == found[1:]
-        assert returns(["heat", "heat"], relevance, None, 0.0) == pytest.approx([1 / log2(3)] * 2)
         catalogue = {"heat", "up"}
         with_penalty = returns(["heat", "jaws", "nosuch"], relevance, catalogue, -0.5)
         assert with_penalty == pytest.approx([1.0 - 1.0, -1.0, -0.5])
+
+
+def test_no_rank_gains_by_saying_a_title_again() -> None:
+    with Relevances(rooms.stock("rewards").parent, ["hits"], 60) as relevances:
+        relevance = relevances.of(ROW, "data/asked.jsonl:1")
+        assert returns(["heat", "heat"], relevance, None, 0.0) == [1.0, 0.0]
+        again = returns(["heat", "heat", "jaws"], relevance, None, 0.0)
+        other = returns(["heat", "jaws", "heat"], relevance, None, 0.0)
+        assert other[1] > again[1]
+        assert sum(other) > sum(again)
 
 
 def test_ranks_are_compared_with_the_same_rank_of_other_lists_which_may_have_none() -> None:
