@@ -153,8 +153,8 @@ def test_no_rank_gains_by_saying_a_title_again() -> None:
         assert returns(["heat", "heat"], relevance, None, 0.0) == [1.0, 0.0]
         again = returns(["heat", "heat", "jaws"], relevance, None, 0.0)
         other = returns(["heat", "jaws", "heat"], relevance, None, 0.0)
+        assert other[0] > again[0]
         assert other[1] > again[1]
-        assert sum(other) > sum(again)
 
 
 def test_ranks_are_compared_with_the_same_rank_of_other_lists_which_may_have_none() -> None:
@@ -185,7 +185,7 @@ def test_lists_become_better(taught: Path) -> None:
     found = trained(planned(taught, "rank"))
     steps, (before, after) = steps_of(found.folder), measured_of(found.folder)
     assert after["held_out_reward"] > before["held_out_reward"] + 0.15
-    assert min(step["ended"] for step in steps) > 0.8
+    assert steps[-1]["ended"] > 0.9
     assert max(abs(step["gap"] - 1) for step in steps) < 1e-4
 
 
