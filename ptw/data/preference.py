@@ -21,7 +21,8 @@ def render_pair(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample
     """The chat with the chosen answer, then that with the rejected one; only the answers are learnt.
 
     `prompt`, `chosen` and `rejected` are messages, or strings: a user's, and an assistant's. Without a
-    prompt it is what both sides begin with. PtwError: not such a row, or two answers that are the same.
+    prompt it is what both sides begin with; a prompt that both begin with too is said once. PtwError: not
+    such a row, or two answers that are the same.
     """
     chats, asked = _chats(row.value)
     tools = tools_of(row.value.get("tools"))
@@ -36,7 +37,8 @@ def _chats(values: dict[str, Any]) -> tuple[list[list[Message]], int]:
     sides = [_turns(values.get(key), "assistant", key) for key in SIDES]
     if values.get("prompt") is not None:
         prompt = _turns(values["prompt"], "user", "prompt")
-        sides = [[*prompt, *side] for side in sides]
+        if not all(side[: len(prompt)] == prompt for side in sides):
+            sides = [[*prompt, *side] for side in sides]
     chosen, rejected = sides
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))
     asked = same if values.get("prompt") is None else len(prompt)

@@ -149,7 +149,7 @@ class Rollouts:
     def told(self, batch: Batch) -> Told:
         kept = self._of_batch(batch)
         device, count, tokens = self._run.group.device, len(self._told), batch.step.learnt
-        lengths = torch.tensor([len(one.answer.drawn.ids) for one in kept], device=device)
+        lengths = torch.tensor([len(one.answer.drawn.ids) for one in kept], dtype=torch.int64, device=device)
 
         def joined_of(part: Callable[[Judged], Tensor]) -> Tensor:
             return torch.cat([torch.empty(0), *(part(one) for one in kept)]).to(device)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 import torch
@@ -203,11 +203,15 @@ class Run:
         return self._feed.peek()
 
     def rows_ahead(self, held_out_too: bool = True) -> Iterator[PackedRow]:
-        """All that the steps to come and the held-out measurements will read, before any is trained on."""
-        settings = self.settings
-        most = None if settings.steps is None else settings.steps * settings.rows
-        with closing(self._open_stream(1)) as stream:
-            yield from islice(stream, most)
+        """All that the steps to come and the held-out measurements will read, before any is trained on.
+
+        Of `steps` steps they are the first epoch's rows of the endless stream that is trained on: near an
+        epoch's end it packs otherwise than one that ends there.
+        """
+        steps, rows = self.settings.steps, self.settings.rows
+        with closing(self._open_stream(1 if steps is None else None)) as stream:
+            first = takewhile(lambda row: row.epoch == 0, stream)
+            yield from islice(first, None if steps is None else steps * rows)
         if held_out_too and self.holds_out:
             with closing(held_out.rows_of(self)) as stream:
                 yield from stream

@@ -66,7 +66,7 @@ def levels_of(batch: Rows, levels: int) -> Tensor:
                 f"{levels - 1}; rate it anew, or set levels"
             )
         found.append(int(rating))
-    return torch.tensor(found, device=batch.ids_BT.device)
+    return torch.tensor(found, dtype=torch.int64, device=batch.ids_BT.device)
 
 
 def labels_of(batch: Rows) -> Iterator[tuple[str, Any]]:

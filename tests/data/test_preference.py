@@ -50,6 +50,7 @@ def learnt(tokenizer: Tokenizer, sample: Sample) -> list[str]:
         {"prompt": ASKED, "chosen": [GOOD], "rejected": [BAD]},
         {"chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},  # the prompt is what both begin with
         {"prompt": ASKED, "chosen": GOOD["content"], "rejected": BAD["content"]},
+        {"prompt": ASKED, "chosen": [*ASKED, GOOD], "rejected": [*ASKED, BAD]},  # as ultrafeedback's rows are
     ],
 )
 def test_only_the_two_answers_are_learnt(chat_tokenizer: Build, values: Any, template: str | None) -> None:

@@ -265,9 +265,13 @@ def test_a_prompt_that_leaves_no_room_is_named(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_learn_as_one(root: Path, taught: Path) -> None:
-    one = steps_of(trained(planned(with_rewards(root.parent / "other", taught), "rl", steps=3)).folder)
-    plan = planned(root, "rl", steps=3)
+@pytest.mark.parametrize(
+    "wanted", [{}, {"rows": 1, "answers": 3, "window": 128}], ids=["rows-for-all", "a-worker-without-a-row"]
+)
+def test_two_workers_learn_as_one(root: Path, taught: Path, wanted: dict[str, Any]) -> None:
+    other = with_rewards(root.parent / "other", taught)
+    one = steps_of(trained(planned(other, "rl", steps=3, **wanted)).folder)
+    plan = planned(root, "rl", steps=3, **wanted)
     for done in together(plan, 2):
         assert done.returncode == 0, done.stderr
     two = steps_of(plan.run_folder())

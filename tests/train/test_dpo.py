@@ -1,6 +1,8 @@
 """The losses are the papers', a pair weighs the same however it is packed, and accuracy rises."""
 
 import math
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,19 @@ def test_the_gradient_is_that_of_whole_logits(root: Path) -> None:
     whole = gradients(torch.where(learnt, picked, 0.0))
     for name, gradient in chunked.items():
         torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("steps", [1, 100, 130, 150, 400])
+def test_what_is_kept_before_is_what_training_reads(root: Path, steps: int) -> None:
+    """Near the end of an epoch the endless stream packs otherwise than one that ends there."""
+    rows = [{"prompt": f"{n}?", "chosen": str(n + 1), "rejected": "No. " * (1 + n % 7)} for n in range(900)]
+    declare(root, "", pairs=rows)
+    plan = planned(root, "prefer", steps=steps)
+    run = Run(plan, dpo.Settings(**plan.settings), ALONE, lambda: False)
+    kept = {sample for row in run.rows_ahead(held_out_too=False) for sample in row.samples}
+    with closing(run._open_stream(None)) as stream:
+        read = {sample for row in islice(stream, steps * 3) for sample in row.samples}
+    assert read <= kept
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_reference(root: Path) -> None:

@@ -11,7 +11,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from ptw.errors import PtwError
 from ptw.evals.answer import answer
 from ptw.evals.evaluate import evaluate
+from ptw.evals.rows import empty, forward_of
 from ptw.runs import record
+from ptw.train import scored
 from ptw.train.moment import open_at
 from ptw.workspace import rooms
 from ptw.workspace.manifest import read
@@ -157,3 +159,9 @@ def test_the_losses_are_the_papers() -> None:
     assert rated["accuracy"].min() == 1
     assert rated["level_error"].max() < 1e-9
     assert rated["loss"].max() < 1e-9
+
+
+def test_a_worker_without_a_row_has_levels_of_none() -> None:
+    """Of an empty list torch makes floats, of which there is no cross entropy."""
+    batch = forward_of([empty(8)], torch.device("cpu"))
+    assert scored.levels_of(batch, 5).dtype == torch.int64
