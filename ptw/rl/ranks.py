@@ -47,15 +47,19 @@ class Listing:
 def listed(answer: Answer, tokenizer: Tokenizer, most: int) -> Listing:
     """So many titles, a line each; the end of a line is of the line that it ends.
 
-    Empty lines are of the title that follows, those after the last one are of that.
+    Empty lines are of the title that follows, those after the last one are of that. A line is decoded whole:
+    a token alone may lose its blank, or be a part of a letter.
     """
-    titles, ranks, line = list[str](), list[int](), ""
-    ids = answer.drawn.ids[:-1] if answer.ended else answer.drawn.ids
-    for id_ in ids:
+    titles, ranks = list[str](), list[int]()
+    held, ended, lines = list[int](), 0, [""]  # since the last end of a line, with the token that has it
+    for id_ in answer.drawn.ids[:-1] if answer.ended else answer.drawn.ids:
         ranks.append(len(titles))
-        *ended, line = (line + tokenizer.decode([id_])).split("\n")
-        titles += [plain(one) for one in ended if plain(one)]
-    titles += [plain(line)] if plain(line) else []
+        held.append(id_)
+        lines = tokenizer.decode(held).split("\n")[ended:]
+        if len(lines) > 1:
+            titles += filter(None, map(plain, lines[:-1]))
+            held, ended = [id_], tokenizer.decode([id_]).count("\n")
+    titles += filter(None, [plain(lines[-1])])
     last = min(most, max(len(titles) - 1, 0))
     actions = [min(rank, last) for rank in ranks] + [last + 1] * answer.ended
     return Listing(titles[:most], torch.tensor(actions), len(titles) - most)

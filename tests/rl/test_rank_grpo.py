@@ -6,7 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
+from tokenizers import decoders, normalizers, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
 
 from ptw.data.sample import Sample
 from ptw.errors import PtwError
@@ -112,6 +117,29 @@ def test_each_token_is_of_the_title_of_its_line(tokenizer: Tokenizer, ended: boo
         assert len(found.action_L) == len(text) + ended
         assert found.action_L[-1] == len(parts) - 1 + ended
     assert listed(answer_of(tokenizer, "\n\n", ended), tokenizer, 3).titles == []
+
+
+def test_titles_are_read_whole_whatever_their_tokens_are(tokenizer: Tokenizer) -> None:
+    text = "Amélie 天使\n 2. Śmierć i życie\n\nÜber 😀"
+    assert len(tokenizer.encode("天")) > 1  # bytes
+    wanted = [plain(line) for line in text.split("\n") if line]
+    assert listed(answer_of(tokenizer, text), tokenizer, 5).titles == wanted
+    pieces = sentence_pieces(text)
+    alone = [pieces.decode([id_]) for id_ in pieces.encode(text)]
+    assert "".join(alone) != pieces.decode(pieces.encode(text))  # they lose their blanks
+    assert listed(answer_of(pieces, text), pieces, 5).titles == wanted
+
+
+def sentence_pieces(text: str) -> Tokenizer:
+    """Made and decoded as Llama 2's: a blank is part of what follows it; the first one is taken away."""
+    made = tokenizers.Tokenizer(BPE())
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(parts)
+    trainer = BpeTrainer(vocab_size=50, special_tokens=["</s>"], show_progress=False)
+    made.train_from_iterator([text], trainer)
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=made), "pieces", stop_ids=frozenset({0}))
 
 
 def test_a_list_learns_to_end_where_it_was_asked_to(tokenizer: Tokenizer) -> None:
