@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,9 @@ class Settings(RolloutSettings):
     weigh: Literal["answers", "tokens", "constant"] = "tokens"  # what counts the same; constant: of Dr. GRPO
     clip_low: float = 0.2  # how far a token's probability may fall in a step, as a part of what it was
     clip_high: float = 0.2  # how far it may rise
+    learn_cut_off: bool = (
+        True  # from answers that max_new_tokens cut off too; false: DAPO's overlong filtering
+    )
     kl: float = 0.0  # how dear it is to leave the model that training began with
 
     def demand_sense(self) -> None:
@@ -42,7 +46,8 @@ def train(run: Run, settings: Settings) -> None:
     model, optimizer = run.model(), run.optimizer()
 
     def appraise(answers: list[list[Answer]]) -> list[list[Worth]]:
-        return wholes(answers, advantages(rewards_of(answers), settings))
+        ahead_PN = advantages(rewards_of(answers), settings)
+        return wholes(answers, ahead_PN * learnt(answers, settings))
 
     with rolling_out(run, model, optimizer, appraise, keeps_reference=settings.kl > 0) as rollouts:
         for batch in run.batches(rollouts.of_step):
@@ -72,6 +77,11 @@ def advantages(rewards_PN: Tensor, settings: Settings) -> Tensor:
     if settings.advantage == "dr":
         return ahead_PN
     return ahead_PN / (rewards_PN.std(-1, keepdim=True) + 1e-6)
+
+
+def learnt(answers: Sequence[Sequence[Answer]], settings: Settings) -> Tensor:
+    """(P, N) of answers that are learnt from; those that were cut off are beside them in any case."""
+    return torch.tensor([[settings.learn_cut_off or one.ended for one in group] for group in answers])
 
 
 def surrogate(

@@ -12,7 +12,8 @@ from ptw.nn.cache import KVCache
 from ptw.nn.layout import Layout
 from ptw.nn.nucleus import likeliest
 
-Logits = Callable[[list[list[int]]], Tensor]  # the new tokens of each sequence -> (B, V) of its last one
+# the new tokens of each sequence, and whether it goes on -> (B, V) of its last one
+Logits = Callable[[list[list[int]], list[bool]], Tensor]
 
 
 @torch.no_grad()
@@ -27,6 +28,7 @@ def generate(
     agreed: Callable[[bool], bool] = bool,
     top_p: float = 1.0,
     top_k: int = 0,
+    room: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """New tokens of each prompt, uneven prompts in one batch; a stop token ends a sequence and is kept.
 
@@ -34,7 +36,8 @@ def generate(
     with a seed for each prompt, what is drawn for one does not depend on the others beside it. top_p and
     top_k narrow that down, as `likeliest` has it.
     Only ids of the vocabulary (or `allowed_ids`) are ever drawn, never the padded rows of the head. `agreed`:
-    whether to go on, of whether any sequence here does: for workers that hold a model between them.
+    whether to go on, of whether any sequence here does: for workers that hold a model between them. `room`:
+    how many tokens each prompt has room for, where that may be less than max_new_tokens.
     """
     assert all(prompts), "every prompt needs a token"
     logits_of = _cached(model) if getattr(model, "has_cache", True) else _recomputed(model)
@@ -43,14 +46,15 @@ def generate(
     assert isinstance(seed, int) or len(seeds) == len(prompts), "one seed, or one for each prompt"
     fresh = [list(prompt) for prompt in prompts]
     drawn: list[list[int]] = [[] for _ in prompts]
-    going = [True] * len(prompts)
+    most = [max_new_tokens] * len(prompts) if room is None else room
+    going = [limit > 0 for limit in most]
     for _ in range(max_new_tokens):
-        logits_BV = _narrowed(_only(logits_of(fresh), allowed_ids), temperature, top_p, top_k)
+        logits_BV = _narrowed(_only(logits_of(fresh, going), allowed_ids), temperature, top_p, top_k)
         tokens = _draw(logits_BV, temperature, generators, shared=isinstance(seed, int))
         for sequence, token in enumerate(tokens):
             if going[sequence]:
                 drawn[sequence].append(token)
-                going[sequence] = token not in stop_ids
+                going[sequence] = token not in stop_ids and len(drawn[sequence]) < most[sequence]
         if not agreed(any(going)):
             break
         fresh = [[token] for token in tokens]
@@ -58,15 +62,17 @@ def generate(
 
 
 def _cached(model: Any) -> Logits:
-    """Logits of the last token of each sequence; each call brings new tokens only."""
+    """Each call brings new tokens only; what a sequence is given after its end is forgotten."""
     device = next(model.parameters()).device
     cache: KVCache | None = None
 
-    def logits(fresh: list[list[int]]) -> Tensor:
+    def logits(fresh: list[list[int]], going: list[bool]) -> Tensor:
         nonlocal cache
         cache = cache or KVCache(model.config.num_hidden_layers)
         counts = [len(tokens) for tokens in fresh]
         hidden_BTD = model(_padded(fresh, device), cache.step(counts, device), cache)
+        pairs = zip(cache.lengths, going, strict=True)
+        cache.lengths = [length if goes_on else length - 1 for length, goes_on in pairs]
         last = hidden_BTD[torch.arange(len(fresh)), torch.tensor(counts) - 1]
         return model.head().logits(last).float().cpu()
 
@@ -78,8 +84,9 @@ def _recomputed(model: Any) -> Logits:
     device = next(model.parameters()).device
     known: list[list[int]] = []
 
-    def logits(fresh: list[list[int]]) -> Tensor:
-        known[:] = fresh if not known else [old + new for old, new in zip(known, fresh, strict=True)]
+    def logits(fresh: list[list[int]], going: list[bool]) -> Tensor:
+        new = [tokens if goes_on or not known else [] for tokens, goes_on in zip(fresh, going, strict=True)]
+        known[:] = [[*old, *more] for old, more in zip(known or [[]] * len(new), new, strict=True)]
         counts = [len(tokens) for tokens in known]
         layout = Layout.of_documents([[count] for count in counts], device=device)
         hidden_BTD = model(_padded(known, device), layout)

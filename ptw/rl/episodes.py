@@ -14,7 +14,6 @@ import numpy as np
 from ptw.data.pack import PackedRow
 from ptw.data.prompt import prompt_of
 from ptw.data.sample import Sample
-from ptw.errors import PtwError
 from ptw.rl.answers import Answer
 from ptw.rl.caller import Caller
 from ptw.rl.engine import Asked, Drawn
@@ -98,13 +97,7 @@ class Drawer:
         self._caller.close()
 
     def _begun(self, row: PackedRow) -> Episode:
-        place, ids, settings = row.samples[0], ids_of(row), self._settings
-        if len(ids) + settings.max_new_tokens > settings.window:
-            raise PtwError(
-                f"{place}: a prompt of {len(ids)} ids and an answer of max_new_tokens = "
-                f"{settings.max_new_tokens} are more than window = {settings.window}; widen the window, or "
-                "lower max_new_tokens"
-            )
+        place, ids = row.samples[0], ids_of(row)
         asked = self.prompts[place]
         return Episode(place, asked, list(prompt_of(dict(asked))[0]), ids, [False] * len(ids))
 
@@ -138,7 +131,7 @@ class Drawer:
             row=one.row,
             text=one.text,
             drawn=Drawn.joined(one.drawn),
-            rewards=self._rewards(one.text, one.row, one.messages, one.place),
+            rewards=self._rewards(one.text, one.row, one.messages, one.place, ended=one.ended),
             ended=one.ended,
             messages=tuple(one.messages),
             turns=len(one.drawn),

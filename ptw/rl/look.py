@@ -34,6 +34,8 @@ class Read(NamedTuple):
 
 @contextmanager
 def read(run: Run, model: nn.Module, batch: Batch) -> Iterator[Read]:
+    """Without dropout: the engine has none, nor may what was drawn differ from what is learnt by chance."""
+    model.eval()
     with run.computing():
         hidden_BTD = model(batch.ids_BT, batch.layout)
         learnt = batch.targets_BT != IGNORED

@@ -21,11 +21,17 @@ class Rewards:
         self.files = files_of(root, "rewards", names, "reward", "answer: str, row: dict")
         self._caller = caller
 
-    def __call__(self, answer: str, row: Row, messages: Messages, place: str) -> dict[str, float]:
-        """By name; a reward that takes `messages` is given the conversation. PtwError names file and row."""
+    def __call__(
+        self, answer: str, row: Row, messages: Messages, place: str, *, ended: bool = True
+    ) -> dict[str, float]:
+        """By name. A reward may take `messages`, the conversation, and `ended`: the answer was not cut off.
+
+        PtwError names file and row.
+        """
         found = {}
         for name, file in self.files.items():
-            value = self._caller.number(file, "reward", place, answer, dict(row), messages=list(messages))
+            beside = {"messages": list(messages), "ended": ended}
+            value = self._caller.number(file, "reward", place, answer, dict(row), **beside)
             if not math.isfinite(value):
                 raise PtwError(
                     f"rewards/{file.name}: {place}: {value} is no reward; the answer was {answer[:80]!r}"

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ptw.data.pack import PackedRow
 from ptw.errors import PtwError
+from ptw.evals.rows import groups as in_parts
 from ptw.evals.rows import learnt
 from ptw.rl import ahead
 from ptw.rl.answers import Answer, Judged, Worth, numbered, packed
@@ -180,13 +182,17 @@ class Rollouts:
         with run.off_the_clock():
             rows, done = list(held_out.rows_of(run)), run.steps_done
             self._sync()
-            answers, _ = self._of_first(lambda b: b.now(rows, 1, done))
-            flat = [one for group in self._judged(answers) for one in group]
+            parts = in_parts(rows, self._settings.rows * self._settings.answers)  # as large as a step's
+            flat = [one for part in parts for one in self._one_to_each(part, done)]
             self._seconds = seconds  # of the step
             run.log(
                 held_out_reward=float(np.mean([one.reward for one in flat])),
                 held_out_length=float(np.mean([len(one.drawn.ids) for one in flat])),
             )
+
+    def _one_to_each(self, rows: Sequence[PackedRow], step: int) -> list[Answer]:
+        answers, _ = self._of_first(lambda b: b.now(rows, 1, step))
+        return [one for group in self._judged(answers) for one in group]
 
     def _begin_next(self) -> None:
         run, settings = self._run, self._settings

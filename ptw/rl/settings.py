@@ -32,9 +32,20 @@ class RolloutSettings(TrainingSettings):
     rollout_memory: float = 0.3  # which part of a device's memory vLLM takes
     rollout_seconds: float = 600.0  # an engine that takes longer is lost, and replaced
 
+    @property
+    def read_window(self) -> int:
+        """A prompt leaves room for an answer."""
+        return self.window - self.max_new_tokens
+
     def demand_sense(self) -> None:
         super().demand_sense()
         demand.positive(max_new_tokens=self.max_new_tokens, max_turns=self.max_turns)
+        if self.lora_dropout:
+            hint = "answers are drawn, compared and learnt without dropout; leave it at 0"
+            demand.refuse("lora_dropout", self.lora_dropout, hint)
+        if self.read_window < 1:
+            hint = f"window = {self.window} has no room for a prompt beside it; lower it, or widen the window"
+            demand.refuse("max_new_tokens", self.max_new_tokens, hint)
         demand.at_least(2, answers=self.answers)
         demand.above_zero(
             temperature=self.temperature,

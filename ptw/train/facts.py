@@ -16,6 +16,8 @@ from ptw.train.plan import Plan
 from ptw.workspace import rooms
 from ptw.workspace.manifest import ModelEntry
 
+REWARD = "reward"  # before the name of a file of rewards/, in a record's digests
+
 
 def facts_of(plan: Plan) -> dict[str, Any]:
     """All that a new run's record holds, by the record's own names."""
@@ -85,7 +87,7 @@ def _named_digests(plan: Plan) -> dict[str, str]:
         names = plan.settings.get(key)
         for name in names if isinstance(names, list) else [names]:
             if name in there:
-                named[f"reward {name}"] = there[str(name)]
+                named[f"{REWARD} {name}"] = there[str(name)]
     for key in rooms.files_named(plan.file):
         if plan.settings.get(key) is not None:
             named[f"{key} {plan.settings[key]}"] = plan.root / str(plan.settings[key])

@@ -59,7 +59,7 @@ def rows_of(run: "Run") -> Stream:
 
 
 def _rows_of(run: "Run", entry: DatasetEntry) -> Stream:
-    window = run.settings.window
+    window = run.settings.read_window
     return Stream(run.plan.root, entry, run.tokenizer, window=window, seed=0, epochs=1, shuffle=False)
 
 

@@ -14,13 +14,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 from ptw.errors import PtwError
 from ptw.runs import lock, record
 from ptw.tokens.declared import open_tokenizer
 from ptw.track.follow import tracked
 from ptw.train import worker
 from ptw.train.connect import last_line, ray_for, threads_of, told_of_room
-from ptw.train.facts import digests_of, facts_of
+from ptw.train.facts import REWARD, digests_of, facts_of
+from ptw.train.group import Group
+from ptw.train.ledger import Ledger
 from ptw.train.plan import Plan, differences, gone_on, resolve
 from ptw.train.progress import watching
 from ptw.workspace.manifest import Workspace
@@ -52,7 +56,7 @@ def carry_out(found: record.RunRecord) -> Path:
             threads=None,
         )
         (folder / worker.STOP).unlink(missing_ok=True)
-        record.change(folder, state="running", message=None, plan=plan.as_json())
+        record.change(folder, state="running", message=None, plan=plan.as_json(), digests=found.digests)
         try:
             _on_ray(plan)
         except PtwError as error:
@@ -91,7 +95,9 @@ def _resumed(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) ->
     new = resolve(workspace, recipe, {**found.overrides, **overrides})
     changed = differences(old, new)
     digests = digests_of(new)
-    changed += [f"the content of {name}" for name in digests if digests[name] != found.digests.get(name)]
+    others = [name for name in digests if digests[name] != found.digests.get(name)]
+    mended = [name for name in others if name.startswith(f"{REWARD} ")]
+    changed += [f"the content of {name}" for name in others if name not in mended]
     tokenizer = open_tokenizer(new.workspace(), new.tokenizer.name)
     changed += ["the tokenizer's ids"] if tokenizer.fingerprint != found.fingerprint else []
     if changed:
@@ -100,7 +106,10 @@ def _resumed(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) ->
             + "\n  ".join(changed)
             + "\nput it back, or start a new run without --resume"
         )
-    return dataclasses.replace(found, plan=gone_on(old, new).as_json())
+    alone = Ledger(found.folder, Group(0, 1, torch.device("cpu")))
+    for name in mended:
+        alone.say(f"{name} is another file than before: it judges from here on")
+    return dataclasses.replace(found, plan=gone_on(old, new).as_json(), digests={**found.digests, **digests})
 
 
 def _on_ray(plan: Plan) -> None:

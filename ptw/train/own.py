@@ -38,19 +38,20 @@ def is_due(run: Run, part: float) -> bool:
 def answers(run: Run, model: nn.Module, batch: Batch, max_new_tokens: int) -> Forward:
     """The batch's samples with a drawn answer in place of their last one, which alone is learnt.
 
-    At most as long as the window has room for. Every worker calls this together.
+    Each at most as long as the window has room for. Every worker calls this together, and draws as often.
     """
     window, tokenizer = run.settings.window, run.tokenizer
     prompts = [prompt for row in batch.rows if row.samples for prompt in prompts_of(row)]
     drawn = generate(
         model.eval(),
         prompts or [[0]],  # a worker without a sample computes along
-        min([max_new_tokens, *(window - len(prompt) for prompt in prompts)]),
+        max_new_tokens,
         stop_ids=tokenizer.stop_ids,
         temperature=1.0,
         seed=random.Random(f"{run.settings.seed} {run.steps_done} {run.group.data_rank}").getrandbits(63),
         allowed_ids=tokenizer.answer_ids,
         agreed=lambda going: run.group.sum(float(going))[0] > 0,
+        room=[window - len(prompt) for prompt in prompts] or None,
     )
     model.train()
     samples = [

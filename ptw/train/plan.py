@@ -30,6 +30,7 @@ FREE = (*CIRCUMSTANCES, "cluster")
 FREE_SETTINGS = (
     *("keep_checkpoints", "keep_checkpoint_every"),  # which stay on the disk
     *("concurrency", "timeout_seconds", "tries", "budget_usd"),  # how an endpoint is asked
+    *("reward_seconds", "rollout_seconds"),  # how long a run has patience
 )
 FREE_OF_A_MODEL = ("endpoint", "api_key_env")  # where it is served
 

@@ -241,7 +241,7 @@ class Run:
         plan, settings = self.plan, self.settings
         dataset = plan.datasets[plan.dataset]
         stream = partial(Stream, plan.root, dataset, self.tokenizer, renderers=plan.cluster.renderers)
-        return stream(window=settings.window, seed=settings.seed, epochs=epochs)
+        return stream(window=settings.read_window, seed=settings.seed, epochs=epochs)
 
     def _count(self) -> int:
         """Steps of the first epoch: the others differ by how well they pack."""

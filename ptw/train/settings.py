@@ -37,6 +37,11 @@ class TrainingSettings(AdapterSettings):
     seed: int = 0
     record_samples: bool = False  # which samples each worker saw, step by step
 
+    @property
+    def read_window(self) -> int:
+        """Tokens of a row as it is read, where a run adds its own to them."""
+        return self.window
+
     def demand_sense(self) -> None:
         """PtwError names a setting whose value can't be."""
         demand.positive(

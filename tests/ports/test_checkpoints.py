@@ -81,6 +81,16 @@ def test_greedy_tokens_are_those_of_the_reference(checkpoint):
         assert ours == theirs[0, len(prompt) :].tolist()
 
 
+@pytest.mark.parametrize("port", [None, "hf"])
+def test_each_prompt_goes_on_for_as_long_as_it_has_room(checkpoint, port):
+    module = load(checkpoint, None, port=port).module
+    prompts, room = [ids()[0, :7].tolist(), ids()[0, 7:9].tolist(), [5], [6, 7]], [2, 9, 0, 4]
+    alone = [generate(module, [prompt], most)[0] for prompt, most in zip(prompts, room, strict=True)]
+    assert generate(module, prompts, 9, room=room) == alone
+    going = iter([True] * 5 + [False])  # other workers still draw when all of these have ended
+    assert generate(module, prompts[2:], 9, room=room[2:], agreed=lambda _: next(going)) == alone[2:]
+
+
 def test_generation_stops_and_keeps_to_allowed_ids(checkpoint):
     module = load(checkpoint, None).module
     (free,) = generate(module, [[1, 2, 3]], 6)

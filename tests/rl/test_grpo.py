@@ -1,5 +1,6 @@
 """Advantages and losses by hand; a reward that only learning raises rises; what is planted is caught."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from ptw.errors import PtwError
 from ptw.rl import background, engines, port_engine, rollouts
 from ptw.rl.answers import Worth
 from ptw.runs import record
+from ptw.train import launch
 from ptw.train.group import Group
 from ptw.train.run import Run
 from ptw.workspace import rooms
+from ptw.workspace.manifest import read
 from tests.rl.conftest import with_rewards
 from tests.train.conftest import (
     curve_of,
@@ -257,11 +260,51 @@ def test_beneath_an_adapter_the_reference_is_the_model_without_it(root: Path) ->
     assert steps[-1]["kl"] > 1e-6
 
 
-def test_a_prompt_that_leaves_no_room_is_named(root: Path) -> None:
-    with pytest.raises(
-        PtwError, match=r"data/asked\.jsonl:\d+: a prompt of \d+ ids and an answer of max_new"
-    ):
+def test_a_prompt_that_leaves_no_room_is_named_before_anything_is_drawn_or_dropped(root: Path) -> None:
+    with pytest.raises(PtwError, match=r"data/asked\.jsonl:\d+: \d+ ids are more than the window of 4"):
         trained(planned(root, "rl", max_new_tokens=60))
+    with pytest.raises(PtwError, match=r"max_new_tokens = 64: window = 64 has no room for a prompt"):
+        trained(planned(root, "rl", max_new_tokens=64))
+    rows = [json.loads(line) for line in (root / "data" / "asked.jsonl").read_text().splitlines()]
+    rows[4]["prompt"] = "one and " * 30
+    file = root / "workspace.toml"
+    file.write_text(file.read_text().replace('format = "prompt"', 'format = "prompt"\ntoo_long = "drop"'))
+    declare(root, "", asked=rows)
+    found = trained(planned(root, "rl", steps=4))
+    assert "1 row of asked not used, first data/asked.jsonl:5" in (found.folder / record.EVENTS).read_text()
+
+
+def test_what_was_cut_off_is_not_learnt_from_where_that_is_wanted(root: Path) -> None:
+    found = []
+    for learnt in ("true", "false"):
+        wanted = {"max_new_tokens": 2, "steps": 1, "rows": 1, "answers": 40, "weigh": "answers"}
+        plan = planned(root, "rl", **wanted, learn_cut_off=learnt)
+        found.append(steps_of(trained(plan).folder)[0])
+    with_all, without = found
+    assert 0 < with_all["ended"] < 1
+    assert with_all["reward"] == without["reward"]
+    assert with_all["loss"] == pytest.approx(0, abs=1e-6)
+    assert abs(without["loss"]) > 1e-3  # of those that ended, which are not all
+
+
+def test_a_run_goes_on_with_a_reward_that_was_mended(root: Path) -> None:
+    file = root / "rewards" / "digits.py"
+    good = file.read_text()
+    file.write_text("def reward(answer, row):\n    return row['wanted']\n")
+    run = launch.begun(read(root), "rl", {}, resume=False)
+    record.change(run.folder, state="failed")
+    file.write_text(good)
+    mended = launch.begun(read(root), "rl", {"reward_seconds": "90"}, resume=True)
+    assert mended.folder == run.folder
+    assert mended.digests["reward digits"] != run.digests["reward digits"]
+    assert "reward digits is another file than before" in (run.folder / record.EVENTS).read_text()
+
+
+def test_what_is_held_out_is_asked_in_parts(root: Path) -> None:
+    found = trained(planned(root, "rl", rows=1, answers=2, steps=1))
+    (line,) = measured_of(found.folder)[-1:]
+    assert 0 <= line["held_out_reward"] <= 1
+    assert line["held_out_length"] >= 1
 
 
 @pytest.mark.slow
@@ -287,6 +330,7 @@ def test_what_cannot_be_is_refused(root: Path) -> None:
         {"most_gap": 0.9},
         {"top_p": 1.5},
         {"kl": -1},
+        {"lora_dropout": 0.1, "adapter": "lora"},
     )
     for overrides in wrong:
         with pytest.raises(PtwError, match=f"settings: {next(iter(overrides))} = "):

@@ -53,6 +53,12 @@ def written(root: Path, text: str) -> Path:
     return root
 
 
+def test_a_reward_may_know_whether_an_answer_was_cut_off(tmp_path: Path, caller: Caller) -> None:
+    root = written(tmp_path, "def reward(answer, row, ended):\n    return 1 if ended else -1\n")
+    rewards = Rewards(root, ["own"], caller)
+    assert [rewards("Yes", {}, [], PLACE, ended=ended)["own"] for ended in (True, False)] == [1, -1]
+
+
 def test_a_reward_may_see_the_whole_conversation(tmp_path: Path, caller: Caller) -> None:
     root = written(tmp_path, "def reward(answer, row, messages):\n    return len(messages) + row['more']\n")
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]

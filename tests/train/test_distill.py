@@ -1,5 +1,6 @@
 """A student who equals the teacher has nothing to learn; another comes nearer, by each divergence."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -159,6 +160,24 @@ def test_the_students_own_answers_are_drawn_after_the_prompts_of_the_data(root: 
     new = [len(text) - len(p) for text, p in zip(documents_of(rows), prompts, strict=True)]
     assert all(1 <= count <= 5 for count in new)
     assert (rows.targets_BT >= 0).sum() == sum(new)
+
+
+def test_a_long_prompt_cuts_no_other_answer(root: Path) -> None:
+    run = Run((plan := planned(root, "half", on_policy=1)), distill.Settings(**plan.settings), ALONE, list)
+    model = run.model()
+    run.optimizer()
+    batch = next(run.batches())
+    prompts = [prompt for row in batch.rows for prompt in own.prompts_of(row)]
+    longest = max(map(len, prompts))
+    assert longest > min(map(len, prompts))
+    room = dataclasses.replace(run.settings, window=longest + 1)
+    run.settings = room  # of one token, for the longest alone
+    new = [
+        len(text) - len(prompt)
+        for text, prompt in zip(documents_of(own.answers(run, model, batch, 5)), prompts, strict=True)
+    ]
+    assert max(new) > 1
+    assert all(count == 1 for count, prompt in zip(new, prompts, strict=True) if len(prompt) == longest)
 
 
 def documents_of(batch: Any) -> list[list[int]]:
