@@ -22,6 +22,7 @@ from ptw.train import held_out
 from ptw.train.count import SLICE, Stopped, rows_of
 from ptw.train.group import Group
 from ptw.train.ledger import STARTS_IN_VAIN
+from ptw.train.moment import export
 from ptw.train.run import Run
 from ptw.train.settings import TrainingSettings
 from ptw.workspace.manifest import read
@@ -195,6 +196,34 @@ def test_a_fault_of_the_recipe_names_its_line(root: Path) -> None:
     found = record.read(plan.run_folder())
     assert (found.message or "").startswith(f"{recipe}:")
     assert found.state == "failed"
+
+
+def without_save(root: Path) -> Path:
+    recipe = root / "recipes" / "slow.py"
+    recipe.write_text(recipe.read_text().replace("    run.save(model)\n", ""))
+    return recipe
+
+
+def test_a_recipe_that_saves_no_model_fails_and_what_it_trained_is_there(
+    root: Path, undisturbed: Path
+) -> None:
+    recipe, plan = without_save(root), planned(root)
+    with pytest.raises(PtwError, match=r"train ended without run\.save\(model\).* `ptw export next-001@30 "):
+        trained(plan)
+    found = record.read(plan.run_folder())
+    assert found.state == "failed"
+    assert (found.message or "").startswith(f"{recipe}:")
+    assert curve_of(found.folder) == curve_of(undisturbed)
+    exported = export(read(root), f"{found.name}@30", root / "exported")
+    for file in ("model.safetensors", "config.json"):
+        assert (exported / file).read_bytes() == (undisturbed / record.MODEL / file).read_bytes()
+
+
+def test_a_run_that_is_stopped_has_no_model_to_save_yet(root: Path) -> None:
+    without_save(root)
+    plan = planned(root)
+    found = trained(plan, lambda: stop_after(3, plan.run_folder()))
+    assert (found.state, found.message) == ("stopped", None)
 
 
 @pytest.mark.parametrize(
