@@ -26,7 +26,17 @@ from ptw.train.moment import export
 from ptw.train.run import Run
 from ptw.train.settings import TrainingSettings
 from ptw.workspace.manifest import read
-from tests.train.conftest import curve_of, make_workspace, measured_of, planned, samples_of, steps_of, trained
+from tests.data.conftest import THINKING_TEMPLATE
+from tests.train.conftest import (
+    curve_of,
+    declare,
+    make_workspace,
+    measured_of,
+    planned,
+    samples_of,
+    steps_of,
+    trained,
+)
 
 
 def stop_after(step: int, folder: Path) -> bool:
@@ -178,6 +188,24 @@ def test_chats_are_measured_on_held_out_data(root: Path) -> None:
     losses = [row["held_out_loss"] for row in rows if row["kind"] == "eval"]
     assert losses[0] == pytest.approx(math.log(300), rel=0.1)
     assert losses[-1] < losses[0]
+
+
+def test_turns_that_are_context_only_are_told_with_their_number(root: Path) -> None:
+    """Once for each turn, however many epochs; of rows that teach every turn nothing is said."""
+    toml = root / "workspace.toml"
+    toml.write_text(toml.read_text().replace("vocab_size = 300", 'vocab_size = 300\nchat_template = "think"'))
+    (root / "think").write_text(THINKING_TEMPLATE)
+    asked = {"role": "user", "content": "And?"}
+    thought = {"role": "assistant", "content": "<think>hm</think>1"}
+
+    def told(*turns: int) -> list[str]:
+        declare(root, "", chats=[{"messages": [asked, thought] * count} for count in turns])
+        events = lines.read(trained(planned(root, "chat")).folder / record.EVENTS)[0]
+        return [event["text"].split(":")[0] for event in events if "context" in event["text"]]
+
+    assert told(1, 2, 4, 1) == ["4 assistant turns of chats context only"]
+    assert told(1, 2) == ["1 assistant turn of chats context only"]
+    assert told(1, 1) == []
 
 
 def test_bf16_keeps_fp32_weights(root: Path) -> None:
