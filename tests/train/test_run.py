@@ -111,6 +111,21 @@ def test_a_stopped_run_goes_on_bit_for_bit(root: Path, undisturbed: Path, step: 
     assert samples_of(plan.run_folder()) == samples_of(undisturbed)
 
 
+def test_a_run_that_is_stopped_twice_goes_on_bit_for_bit(root: Path, undisturbed: Path) -> None:
+    plan = planned(root)
+    for step in (4, 9):
+        assert trained(plan, lambda at=step: stop_after(at, plan.run_folder())).state == "stopped"
+        assert len(steps_of(plan.run_folder())) == step
+        record.change(plan.run_folder(), state="running")
+    assert trained(plan).state == "done"
+    assert curve_of(plan.run_folder()) == curve_of(undisturbed)
+    assert samples_of(plan.run_folder()) == samples_of(undisturbed)
+    ours, theirs = (
+        folder / record.MODEL / "model.safetensors" for folder in (plan.run_folder(), undisturbed)
+    )
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
 def test_what_was_written_after_the_checkpoint_is_cut(root: Path, undisturbed: Path) -> None:
     plan = planned(root)
     trained(plan, lambda: stop_after(12, plan.run_folder()))
