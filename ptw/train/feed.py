@@ -15,6 +15,8 @@ from ptw.evals.rows import dealt, forward_of, groups, learnt
 from ptw.nn.layout import Layout
 from ptw.train.group import Group
 
+RESHAPED = "the chat template reshapes them once others follow; a row that ends with one teaches it"
+
 
 @dataclass(frozen=True)
 class StepRows:
@@ -114,6 +116,9 @@ class Feed:
                 place, reason = part.refused[0]
                 rows = "1 row" if part.refused_count == 1 else f"{part.refused_count} rows"
                 yield f"{rows} of {name} not used, first {place}: {reason}", part.refused_count
+            if part.context:
+                turns = "1 assistant turn" if part.context == 1 else f"{part.context:,} assistant turns"
+                yield f"{turns} of {name} context only: {RESHAPED}", 0
 
     def state_dict(self) -> dict[str, Any]:
         stream = self._peeked[2] if self._peeked is not None else self.stream.state_dict()

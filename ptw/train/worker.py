@@ -113,11 +113,25 @@ def _train(plan: Plan, group: Group, stopping: Callable[[], bool]) -> None:
 
     if isinstance(settings, TrainingSettings):
         recipe.train(Run(plan, settings, group, stops), settings)
+        _demand_saved(plan, group)
     elif isinstance(settings, LabelSettings):
         recipe.train(Labelling(plan, settings, group, stops), settings)
     else:
         hint = "write `class Settings(TrainingSettings)`, from ptw.train.settings"
         raise PtwError(f"{plan.file}: Settings lacks what every run is told: {hint}")
+
+
+def _demand_saved(plan: Plan, group: Group) -> None:
+    """PtwError where the recipe left no model; the checkpoints, each of which holds one, stay."""
+    if group.shared((plan.run_folder() / record.MODEL).is_dir()):
+        return
+    step = group.shared(_steps_saved(plan))
+    at = f"{plan.run_folder().name}@{step}"
+    there = f"`ptw export {at} FOLDER` writes the one of step {step}; " if step else ""
+    raise PtwError(
+        f"{plan.file}: train ended without run.save(model), and the run has no model; {there}"
+        "make run.save(model) the last line for the next run"
+    )
 
 
 def _steps_saved(plan: Plan) -> int:

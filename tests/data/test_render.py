@@ -99,6 +99,29 @@ def test_real_templates_with_tools_teach_the_call(real: tuple[Tokenizer, str]) -
     assert chat(tokenizer, TOOLS, '[{"type": "function", "function": {"name": "look_up"}}]').learn.any()
 
 
+def test_reasoning_and_calls_are_learnt_in_every_turn_of_a_real_template(real_data: Path) -> None:
+    tokenizer = load_tokenizer(real_data / "tokenizers" / "minimind")
+    thoughts = ["First a.", "Then\n\nb, twice."]
+    turns = [
+        [{"role": "assistant", "reasoning_content": thought, "tool_calls": [CALL] * calls}, TOOLS[2]]
+        for calls, thought in enumerate(thoughts, 1)
+    ]
+    messages = [USER, *turns[0], *turns[1], TOOLS[3]]
+    sample = chat(tokenizer, messages, [TOOL])
+    call = '<tool_call>\n{"name": "look_up", "arguments": {"a": 1}}\n</tool_call>'
+    assert learnt(tokenizer, sample) == [
+        f"{thoughts[0]}\n</think>\n\n{call}<|im_end|>",
+        f"{thoughts[1]}\n</think>\n\n{call}\n{call}<|im_end|>",
+        "Done.<|im_end|>",  # the empty tags before it are the template's
+    ]
+    assert sample.context == 0
+    assert sample.ids.tolist() == tokenizer.chat(messages, [TOOL])
+    begins = np.flatnonzero(np.diff(sample.learn.astype(np.int8)) == 1) + 1
+    for begin, at, thinks in zip(begins, (1, 3, 5), (True, True, False), strict=True):
+        prompt = tokenizer.template.text(messages[:at], [TOOL], prompt=True, open_thinking=thinks)
+        assert sample.ids[:begin].tolist() == tokenizer.encode(prompt)
+
+
 def test_generation_markers_are_followed_as_transformers_follows_them(chat_tokenizer: Build) -> None:
     tokenizer = chat_tokenizer()
     for messages, tools in ((PLAIN, None), (TURNS, None), (THINKING, None), (TOOLS[:2] + TOOLS[2:], [TOOL])):
@@ -203,6 +226,18 @@ def test_a_prompt_that_no_answer_goes_on_from_is_an_error(chat_tokenizer: Build)
 def test_a_wrong_row_is_named(messages: Any, tools: Any, message: str, chat_tokenizer: Build) -> None:
     with pytest.raises(PtwError, match=rf"chats\.jsonl:7: .*{message}"):
         chat(chat_tokenizer(), messages, tools)
+
+
+def test_generation_markers_around_nothing_are_an_error(chat_tokenizer: Build) -> None:
+    template = (
+        "{% for m in messages %}{{ m.role }}: {% generation %}{{ m.reasoning_content }}{% endgeneration %}"
+        "{{ m.content }}<|im_end|>{% endfor %}"
+    )
+    tokenizer = chat_tokenizer(template)
+    thinking = [USER, {**PLAIN[1], "reasoning_content": "hm "}]
+    assert learnt(tokenizer, chat(tokenizer, thinking)) == ["hm "]
+    with pytest.raises(PtwError, match=r"chats\.jsonl:7: nothing to learn: .* blocks wrote nothing"):
+        chat(tokenizer, PLAIN)
 
 
 def test_what_a_template_leaves_out_is_an_error(chat_tokenizer: Build) -> None:

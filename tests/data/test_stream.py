@@ -39,6 +39,18 @@ def same(one: PackedRow, other: PackedRow) -> bool:
     return arrays and (one.lengths, one.samples, one.epoch) == (other.lengths, other.samples, other.epoch)
 
 
+def read_with_stops(stream: Callable[[], Stream], stops: list[int]) -> tuple[list[PackedRow], Stream]:
+    """All rows, and the last stream: after each stop another one goes on, from the state as JSON."""
+    rows, current = list[PackedRow](), stream()
+    for stop in sorted(stops):
+        rows += [next(current) for _ in range(stop - len(rows))]
+        state = json.loads(json.dumps(current.state_dict()))
+        current.close()
+        current = stream()
+        current.load_state_dict(state)
+    return rows + list(current), current
+
+
 def dataset_of(source: tuple[str, ...], **keys: Any) -> DatasetEntry:
     return DatasetEntry("events", source, "event", **keys)
 
@@ -53,10 +65,10 @@ def dataset_of(source: tuple[str, ...], **keys: Any) -> DatasetEntry:
     block=st.integers(1, 20),
     ahead=st.integers(1, 30),
     ready=st.integers(1, 8),
-    stop=st.floats(0, 1),
+    stops=st.lists(st.floats(0, 1), min_size=1, max_size=3),
     shuffle=st.booleans(),
 )
-def test_every_sample_comes_once_an_epoch_also_after_any_stop(
+def test_every_sample_comes_once_an_epoch_also_after_any_stops(
     lengths: list[int],
     window: int,
     seed: int,
@@ -65,7 +77,7 @@ def test_every_sample_comes_once_an_epoch_also_after_any_stop(
     block: int,
     ahead: int,
     ready: int,
-    stop: float,
+    stops: list[float],
     shuffle: bool,
     item_tokenizer: Tokenizer,
     tmp_path_factory: pytest.TempPathFactory,
@@ -89,13 +101,7 @@ def test_every_sample_comes_once_an_epoch_also_after_any_stop(
         assert sum(sum(row.lengths) for row in whole) == epochs * sum(length + 1 for length in lengths)
         assert all(row.ids.shape == row.targets.shape == (window,) for row in whole)
 
-        first = stream()
-        taken = [next(first) for _ in range(round(stop * len(whole)))]
-        state = json.loads(json.dumps(first.state_dict()))
-        first.close()
-        second = stream()
-        second.load_state_dict(state)
-        rows = taken + list(second)
+        rows, _ = read_with_stops(stream, [round(stop * len(whole)) for stop in stops])
         assert len(rows) == len(whole)
         assert all(map(same, rows, whole))
 

@@ -1,6 +1,7 @@
 """vLLM draws with the weights of the step, is killed and replaced, and what it says is what the port says."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from ptw.ports.load import load
 from ptw.rl.engine import Asked, Drawn, Sampling, Vllm
 from ptw.runs import lines, record
 from ptw.train import launch
+from ptw.verify.verify import Request, verify
 from ptw.workspace.manifest import read
 from tests.rl.conftest import with_rewards
 from tests.train.conftest import declare, make_workspace, measured_of, planned, steps_of, trained
@@ -98,6 +100,23 @@ def test_it_says_what_the_port_says_also_with_other_weights(
     assert apart(taught, asked, new) > 0.05, "these are other weights"
     engine.load(taught)
     assert [one.ids for one in engine.generate(asked)] == [one.ids for one in drawn]
+
+
+def test_its_tokenizer_is_the_trainers(taught: Path, tmp_path: Path) -> None:
+    run, root = taught.parent.name, taught.parents[2]
+    report = verify(root, Request(("words", "items", run), tokenizers=True))
+    assert report.passed, [subject.words for subject in report.tokenizers]
+    for subject in report.tokenizers:
+        verifiers = {verifier for verifier, _, side, _ in subject.by_case if side == "vLLM on the export"}
+        assert verifiers >= {"texts", "vocabulary", "round_trip"}
+        assert ("templates" in verifiers) == (subject.name != "items")
+        assert not [text for text in subject.not_run if "vLLM" in text]
+    copied = Path(shutil.copytree(root, tmp_path / "ws"))
+    for file in ("tekken.json", "consolidated.safetensors"):  # as Mistral's, which vLLM alone looks for
+        (copied / taught.relative_to(root) / file).write_text("{}")
+    (other,) = verify(copied, Request((run,), tokenizers=True)).tokenizers
+    assert not other.passed
+    assert [failure.split(":")[0] for failure in other.failures] == ["vLLM on the export"]
 
 
 def test_what_top_p_and_top_k_leave_is_what_its_probabilities_are_of(taught: Path) -> None:

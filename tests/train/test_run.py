@@ -22,10 +22,21 @@ from ptw.train import held_out
 from ptw.train.count import SLICE, Stopped, rows_of
 from ptw.train.group import Group
 from ptw.train.ledger import STARTS_IN_VAIN
+from ptw.train.moment import export
 from ptw.train.run import Run
 from ptw.train.settings import TrainingSettings
 from ptw.workspace.manifest import read
-from tests.train.conftest import curve_of, make_workspace, measured_of, planned, samples_of, steps_of, trained
+from tests.data.conftest import THINKING_TEMPLATE
+from tests.train.conftest import (
+    curve_of,
+    declare,
+    make_workspace,
+    measured_of,
+    planned,
+    samples_of,
+    steps_of,
+    trained,
+)
 
 
 def stop_after(step: int, folder: Path) -> bool:
@@ -98,6 +109,21 @@ def test_a_stopped_run_goes_on_bit_for_bit(root: Path, undisturbed: Path, step: 
     assert trained(plan).state == "done"
     assert curve_of(plan.run_folder()) == curve_of(undisturbed)
     assert samples_of(plan.run_folder()) == samples_of(undisturbed)
+
+
+def test_a_run_that_is_stopped_twice_goes_on_bit_for_bit(root: Path, undisturbed: Path) -> None:
+    plan = planned(root)
+    for step in (4, 9):
+        assert trained(plan, lambda at=step: stop_after(at, plan.run_folder())).state == "stopped"
+        assert len(steps_of(plan.run_folder())) == step
+        record.change(plan.run_folder(), state="running")
+    assert trained(plan).state == "done"
+    assert curve_of(plan.run_folder()) == curve_of(undisturbed)
+    assert samples_of(plan.run_folder()) == samples_of(undisturbed)
+    ours, theirs = (
+        folder / record.MODEL / "model.safetensors" for folder in (plan.run_folder(), undisturbed)
+    )
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_what_was_written_after_the_checkpoint_is_cut(root: Path, undisturbed: Path) -> None:
@@ -179,6 +205,24 @@ def test_chats_are_measured_on_held_out_data(root: Path) -> None:
     assert losses[-1] < losses[0]
 
 
+def test_turns_that_are_context_only_are_told_with_their_number(root: Path) -> None:
+    """Once for each turn, however many epochs; of rows that teach every turn nothing is said."""
+    toml = root / "workspace.toml"
+    toml.write_text(toml.read_text().replace("vocab_size = 300", 'vocab_size = 300\nchat_template = "think"'))
+    (root / "think").write_text(THINKING_TEMPLATE)
+    asked = {"role": "user", "content": "And?"}
+    thought = {"role": "assistant", "content": "<think>hm</think>1"}
+
+    def told(*turns: int) -> list[str]:
+        declare(root, "", chats=[{"messages": [asked, thought] * count} for count in turns])
+        events = lines.read(trained(planned(root, "chat")).folder / record.EVENTS)[0]
+        return [event["text"].split(":")[0] for event in events if "context" in event["text"]]
+
+    assert told(1, 2, 4, 1) == ["4 assistant turns of chats context only"]
+    assert told(1, 2) == ["1 assistant turn of chats context only"]
+    assert told(1, 1) == []
+
+
 def test_bf16_keeps_fp32_weights(root: Path) -> None:
     root = make_workspace(root / "own", recipe="pretrain")
     found = trained(planned(root, steps=3, precision="bf16"))
@@ -195,6 +239,34 @@ def test_a_fault_of_the_recipe_names_its_line(root: Path) -> None:
     found = record.read(plan.run_folder())
     assert (found.message or "").startswith(f"{recipe}:")
     assert found.state == "failed"
+
+
+def without_save(root: Path) -> Path:
+    recipe = root / "recipes" / "slow.py"
+    recipe.write_text(recipe.read_text().replace("    run.save(model)\n", ""))
+    return recipe
+
+
+def test_a_recipe_that_saves_no_model_fails_and_what_it_trained_is_there(
+    root: Path, undisturbed: Path
+) -> None:
+    recipe, plan = without_save(root), planned(root)
+    with pytest.raises(PtwError, match=r"train ended without run\.save\(model\).* `ptw export next-001@30 "):
+        trained(plan)
+    found = record.read(plan.run_folder())
+    assert found.state == "failed"
+    assert (found.message or "").startswith(f"{recipe}:")
+    assert curve_of(found.folder) == curve_of(undisturbed)
+    exported = export(read(root), f"{found.name}@30", root / "exported")
+    for file in ("model.safetensors", "config.json"):
+        assert (exported / file).read_bytes() == (undisturbed / record.MODEL / file).read_bytes()
+
+
+def test_a_run_that_is_stopped_has_no_model_to_save_yet(root: Path) -> None:
+    without_save(root)
+    plan = planned(root)
+    found = trained(plan, lambda: stop_after(3, plan.run_folder()))
+    assert (found.state, found.message) == ("stopped", None)
 
 
 @pytest.mark.parametrize(
