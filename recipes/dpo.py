@@ -21,7 +21,7 @@ class Settings(TrainingSettings):
     learning_rate: float = 1e-6
     loss: Literal["dpo", "ipo", "kto", "simpo"] = "dpo"
     beta: float = (
-        0.1  # how dear it is to leave the reference; of ipo its tau; of simpo what rewards are worth
+        0.1  # how dear it is to leave the reference; of ipo its tau; of simpo a scale (2 to 2.5 in its paper)
     )
     margin: float = 0.5  # of simpo: by how much the preferred answer's reward should be ahead
     label_smoothing: float = 0.0  # of dpo: which part of the preferences is the wrong way round

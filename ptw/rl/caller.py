@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import re
@@ -34,8 +35,12 @@ class Caller:
         self._closed = False
 
     def number(self, file: Path, function: str, place: str, answer: str, *more: Any, **beside: Any) -> float:
-        """Of an answer, or of an item of it; PtwError names file and row."""
+        """Of an answer, or of an item of it; PtwError names file and row, also of what is no number."""
         value: float = self._asked(Asked(file, function, (answer, *more), beside, True), place, answer)
+        if not math.isfinite(value):
+            raise PtwError(
+                f"rewards/{file.name}: {place}: {value} is no {function}; the answer was {answer[:80]!r}"
+            )
         return value
 
     def value(self, file: Path, function: str, place: str, answer: str, *arguments: Any) -> Any:

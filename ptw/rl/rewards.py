@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptw.errors import PtwError
 from ptw.rl.caller import Caller, files_of
 
 Row = Mapping[str, Any]  # of the dataset of prompts, with all of its keys
@@ -31,10 +29,5 @@ class Rewards:
         found = {}
         for name, file in self.files.items():
             beside = {"messages": list(messages), "ended": ended}
-            value = self._caller.number(file, "reward", place, answer, dict(row), **beside)
-            if not math.isfinite(value):
-                raise PtwError(
-                    f"rewards/{file.name}: {place}: {value} is no reward; the answer was {answer[:80]!r}"
-                )
-            found[name] = value
+            found[name] = self._caller.number(file, "reward", place, answer, dict(row), **beside)
         return found

@@ -13,6 +13,7 @@ from ptw.train.settings import TrainingSettings
 class RolloutSettings(TrainingSettings):
     """How answers are drawn and judged. A step takes `rows` prompts; its answers are packed as they fit."""
 
+    learning_rate: float = 1e-6
     rewards: list[str] | None = None  # of rewards/: an answer is worth the sum of what they and a judge say
     reward_seconds: float = 60.0  # a function of rewards/ that takes longer ends the run, and is named
     environment: str | None = None  # of rewards/: its `turn` says what the model is told after an answer

@@ -2,7 +2,7 @@
 
 import re
 
-NUMBERING = re.compile(r"^\s*(?:\d+\s*[.):]|[-*•])\s*")
+NUMBERING = re.compile(r"^\s*(?:\d+\s*[.)]|[-*•])\s+")
 
 
 def plain(title: str) -> str:

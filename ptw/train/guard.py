@@ -73,7 +73,9 @@ class Guard:
             return math.inf
         middle = statistics.median(self._recent)
         distance = statistics.median(abs(loss - middle) for loss in self._recent)
-        return middle + self._settings.spike_sigmas * max(TO_SIGMA * distance, FLOOR * abs(middle))
+        spread = max(TO_SIGMA * distance, FLOOR * abs(middle))
+        # all were 0, as where no answer earned anything: nothing says how large a loss is
+        return middle + self._settings.spike_sigmas * spread if spread else math.inf
 
     def _tell(self, number: int, kind: str, policy: str, text: str, samples: list[str]) -> None:
         self._counts[kind] += 1

@@ -217,6 +217,12 @@ def test_lists_become_better(taught: Path) -> None:
     assert max(abs(step["gap"] - 1) for step in steps) < 1e-4
 
 
+def test_a_title_may_begin_with_a_number() -> None:
+    assert plain(" 3.  2001: A Space Odyssey ") == plain("2001: A Space Odyssey") == "2001: a space odyssey"
+    assert plain("- 2.0") == "2.0"
+    assert plain("12) Up") == plain("* Up") == "up"
+
+
 def test_what_it_lacks_is_said(taught: Path) -> None:
     with pytest.raises(PtwError, match=r"catalogue = data/none\.txt: it can't be read"):
         trained(planned(taught, "rank", catalogue="data/none.txt"))

@@ -145,3 +145,4 @@ def test_what_a_spike_is(root: Path) -> None:
         judged([9.0 if n == 5 else loss for n, loss in enumerate(falling)], folder) == []
     )  # too few before it
     assert judged([2.0] * 40 + [2.05] * 5, folder) == []  # no spread at all is no reason
+    assert judged([0.0] * 40 + [0.3, 0.0, 0.2], folder) == []  # a reward that is seldom earned
