@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ptw.errors import PtwError
 from ptw.rl import background, engines, port_engine, rollouts
@@ -320,6 +321,26 @@ def test_two_workers_learn_as_one(root: Path, taught: Path, wanted: dict[str, An
     two = steps_of(plan.run_folder())
     for key in ("reward", "length", "gap", "loss", "gradient_norm"):
         assert [s[key] for s in two] == pytest.approx([s[key] for s in one], rel=1e-4, abs=1e-5), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dealt", ["", "tensor = 2"], ids=["sharded", "heads-dealt"])
+def test_where_nothing_is_learnt_the_engine_has_the_same_weights_at_each_sync(
+    root: Path, taught: Path, dealt: str
+) -> None:
+    """Gathered from two workers: what is sent to an engine is what they train, to the bit."""
+    toml = root / "workspace.toml"
+    named = toml.read_text().replace("[recipes.rl]\n", '[recipes.rl]\ncluster = "pair"\n')
+    toml.write_text(named.replace("[clusters.pair]\n", f"[clusters.pair]\n{dealt}\n"))
+    plan = planned(root, "rl", learning_rate=0, steps=3)
+    for done in together(plan, 2):
+        assert done.returncode == 0, done.stderr
+    assert max(abs(step["gap"] - 1) for step in steps_of(plan.run_folder())) < 1e-5
+    ours, theirs = (
+        load_file(folder / "model.safetensors") for folder in (plan.run_folder() / "model", taught)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_what_cannot_be_is_refused(root: Path) -> None:
