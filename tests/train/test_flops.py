@@ -1,7 +1,6 @@
 """The FLOPs of a step are those that torch counts when the same model is computed plainly."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ptw.data.pack import PackedRow
 from ptw.errors import PtwError
@@ -16,7 +16,7 @@ from ptw.nn import attention, experts
 from ptw.nn.head import IGNORED
 from ptw.nn.layout import Layout
 from ptw.ports import adapter
-from ptw.ports.fallback import load_reference
+from ptw.ports.fallback import ReferenceModel
 from ptw.ports.load import Loaded, create
 from ptw.train import peaks
 from ptw.train.feed import StepRows
@@ -180,13 +180,42 @@ def test_counting_leaves_no_trace() -> None:
     assert all(parameter.grad is None for parameter in loaded.module.parameters())
 
 
-def test_a_model_without_a_port_is_counted_too(tmp_path: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
+SLIDING = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+WITHOUT_PORT = FAMILIES | {
+    "minicpm3": FAMILIES["minicpm3"] | {"num_key_value_heads": 4},
+    "mistral": HEADS | {"sliding_window": 5, "head_dim": 8},
+    "qwen2_moe": FAMILIES["qwen3_moe"] | SLIDING | {"shared_expert_intermediate_size": 20},
+    "qwen3": HEADS | SLIDING | {"head_dim": 12},
+}
 
-    config = {**SHAPE, **HEADS, "max_position_embeddings": 64}
-    LlamaForCausalLM(LlamaConfig(**config)).save_pretrained(tmp_path)
-    reference, _ = load_reference(tmp_path, torch.float32, "cpu")
-    assert work_of(reference) == work_of(model_of("llama", tie_word_embeddings=False).module)
+
+@pytest.mark.parametrize("family", WITHOUT_PORT)
+def test_a_model_without_a_port_is_worth_the_same(family: str) -> None:
+    """Eager attention, and a window that is but a mask, are counted as the port's are."""
+    given = WITHOUT_PORT[family] | {"tie_word_embeddings": False}
+    config = AutoConfig.for_model(family, **SHAPE, **given).to_dict()
+    reference = ReferenceModel(AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)))
+    before = reference.reference.config._attn_implementation
+    assert work_of(reference) == work_of(create(config, None, seed=0).module)
+    assert reference.reference.config._attn_implementation == before
+
+
+CHUNKS = {"attention_chunk_size": 8, "intermediate_size_mlp": 48, "head_dim": 8}
+UNKNOWN: dict[str, dict[str, Any]] = {
+    "bloom": {"n_head": 4},  # attention of its own
+    "llama4_text": HEADS | CHUNKS | {"num_local_experts": 2},  # which sees its chunk, not a window
+    "mamba": {"state_size": 8},
+    "qwen3_next": HEADS | ROUTED | {"num_experts": 4, "moe_intermediate_size": 20},
+}
+
+
+@pytest.mark.parametrize("family", UNKNOWN)
+def test_what_cannot_be_counted_is_not_said(family: str) -> None:
+    config = AutoConfig.for_model(family, **SHAPE, pad_token_id=0, **UNKNOWN[family])
+    reference = ReferenceModel(AutoModelForCausalLM.from_config(config))
+    assert work_of(reference) is None
+    found = Meter(None, 1e9, Group(0, 1, torch.device("cpu"))).measured(StepRows((), 0), 0.5, 0.1)
+    assert (found["flops"], found["mfu"]) == (None, None)
 
 
 @pytest.mark.parametrize(
