@@ -1,6 +1,7 @@
 """The FLOPs of a step are those that torch counts when the same model is computed plainly."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +19,16 @@ from ptw.nn.layout import Layout
 from ptw.ports import adapter
 from ptw.ports.fallback import ReferenceModel
 from ptw.ports.load import Loaded, create
-from ptw.train import peaks
+from ptw.runs import lines, record
+from ptw.runs.figures import Figures
+from ptw.runs.page import as_html
+from ptw.train import peaks, weights
 from ptw.train.feed import StepRows
 from ptw.train.flops import Work, pairs, work_of
 from ptw.train.group import Group
 from ptw.train.meter import Meter
+from tests.train.conftest import planned, steps_of, trained
+from tests.train.test_adapted import with_base
 
 SHAPE = {"vocab_size": 70, "hidden_size": 32, "num_hidden_layers": 3}
 INNER = {"intermediate_size": 48}
@@ -216,6 +222,24 @@ def test_what_cannot_be_counted_is_not_said(family: str) -> None:
     assert work_of(reference) is None
     found = Meter(None, 1e9, Group(0, 1, torch.device("cpu"))).measured(StepRows((), 0), 0.5, 0.1)
     assert (found["flops"], found["mfu"]) == (None, None)
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba"])
+def test_a_run_without_a_port_says_why_its_mfu_is_a_dash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.setenv(peaks.OVERRIDE, "0.1")
+    root = with_base(tmp_path / "ws", port="hf")
+    if family == "mamba":
+        config = AutoConfig.for_model("mamba", **SHAPE | {"vocab_size": 300}, pad_token_id=0, state_size=8)
+        AutoModelForCausalLM.from_config(config).save_pretrained(root / "base")
+    found = trained(planned(root, "chat", steps=2))
+    said = [event["text"] for event in lines.read(found.folder / record.EVENTS)[0]]
+    steps = steps_of(found.folder)
+    assert (weights.UNCOUNTED in said) == (family == "mamba")
+    assert Figures.of(steps).texts()["MFU"].endswith("-" if family == "mamba" else "%")
+    assert all((step["flops"] is None) == (family == "mamba") for step in steps)
+    assert "MFU" in as_html(found)
 
 
 @pytest.mark.parametrize(
