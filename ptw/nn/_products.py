@@ -22,7 +22,7 @@ FACTORS: dict[Any, tuple[int, int]] = {
     **dict.fromkeys((Tensor.matmul, Tensor.__matmul__, Tensor.mm, Tensor.bmm), (0, 1)),
     **dict.fromkeys((torch.addmm, torch.baddbmm, Tensor.addmm, Tensor.baddbmm), (1, 2)),
     functional.linear: (0, 1),
-    functional.grouped_mm: (0, 1),
+    torch._grouped_mm: (0, 1),  # what functional.grouped_mm asks for
 }
 
 
@@ -30,7 +30,8 @@ class Products(TorchFunctionMode):
     """Counts what is computed while it is entered; gradients are those that `requires_grad` asks for.
 
     flops: of products with matrices, forward and backward. attention: by window (None: the whole document),
-    the FLOPs of one pair of tokens of which one attends to the other, over all heads and layers.
+    the FLOPs of one pair of tokens of which one attends to the other, over all heads and layers. is_whole:
+    False where more is computed than is counted.
     """
 
     def __init__(self) -> None:
@@ -38,6 +39,7 @@ class Products(TorchFunctionMode):
         self.flops = 0
         self.attention: dict[int | None, int] = {}
         self.is_inside = False
+        self.is_whole = True
 
     def __enter__(self) -> Products:
         _counting.append(self)
@@ -54,12 +56,15 @@ class Products(TorchFunctionMode):
         made = func(*args, **(kwargs or {}))
         if self.is_inside:
             return made
-        if func is functional.scaled_dot_product_attention:
-            query, key, value = (tensor.transpose(1, 2) for tensor in args[:3])
-            self.add_attention(query, key, value, None)
+        places = (0, 1, 2) if func is functional.scaled_dot_product_attention else FACTORS.get(func)
+        if func is torch.einsum or (places is not None and len(args) <= places[-1]):
+            self.is_whole = False  # which letter or keyword is what, nobody asks here
         elif func in FACTORS:
             left, right = (args[place] for place in FACTORS[func])
             self.add_product(made.numel() * left.shape[-1], left, right)
+        elif places is not None:
+            query, key, value = (tensor.transpose(1, 2) for tensor in args[:3])
+            self.add_attention(query, key, value, None)
         return made
 
     def add_product(self, terms: int, left: Tensor, right: Tensor) -> None:
@@ -78,6 +83,16 @@ class Products(TorchFunctionMode):
 
 
 _counting: list[Products] = []
+
+
+def is_counting() -> bool:
+    return bool(_counting)
+
+
+def leave_open() -> None:
+    """More is computed here than is counted."""
+    if _counting:
+        _counting[-1].is_whole = False
 
 
 @contextmanager

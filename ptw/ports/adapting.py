@@ -45,9 +45,15 @@ def all_linear(loaded: Loaded) -> tuple[str, ...]:
 def targeted(loaded: Loaded, targets: Sequence[str]) -> dict[str, str]:
     """Places in the model by the checkpoint's name of the layer; PtwError for a target that names none."""
     names = _adaptable(loaded)
+    if not names:
+        family = loaded.hf_config["model_type"]
+        raise PtwError(
+            f"settings: adapter: {family} has no linear layer that can have an adapter: its checkpoint holds "
+            "matrices transposed, or not one by one; set adapter = 'none'"
+        )
     found = {target: {name for name in names if f".{name}".endswith(f".{target}")} for target in targets}
     if missing := sorted(target for target, layers in found.items() if not layers):
-        known = ", ".join(all_linear(loaded)) or "none in this model"
+        known = ", ".join(all_linear(loaded))
         raise PtwError(
             f"settings: lora_targets: {missing[0]!r} names no linear layer of the blocks that can have an "
             f"adapter; there are: {known}"

@@ -17,6 +17,7 @@ from ptw.nn.head import Head
 from ptw.nn.layout import Layout
 from ptw.ports.checkpoint import demand_floats, open_checkpoint
 from ptw.ports.classifier import class_of
+from ptw.ports.counted import attention_told
 from ptw.ports.grow import Growth
 from ptw.ports.scores import SCORES, Scores, new_scores, stored_scores
 
@@ -42,7 +43,8 @@ class ReferenceModel(nn.Module):
         padded = torch.stack([functional.pad(document, (0, width - len(document))) for document in documents])
         steps = torch.arange(width, device=ids_BT.device)
         mask = torch.stack([steps < len(document) for document in documents]).long()
-        hidden = self.reference.base_model(input_ids=padded, attention_mask=mask, use_cache=False)[0]
+        with attention_told(self.reference):
+            hidden = self.reference.base_model(input_ids=padded, attention_mask=mask, use_cache=False)[0]
         return _repack(hidden, layout)
 
     def head(self) -> Head:

@@ -52,10 +52,15 @@ class PackedModel(nn.Module):
         use_cache: bool = False,
     ) -> CausalLMOutput:
         """One row of documents that end at `cu_seqlens`, or a document a row, padded on the right."""
-        if cu_seqlens_cpu is not None:
-            lengths = [cu_seqlens_cpu.diff().tolist()]
+        if (ends := cu_seqlens if cu_seqlens_cpu is None else cu_seqlens_cpu) is not None:
+            lengths = [ends.diff().tolist()]
         elif attention_mask is not None:
             lengths = attention_mask.sum(-1, keepdim=True).tolist()
+        elif position_ids is not None and bool((position_ids.diff() <= 0).any()):
+            raise PtwError(
+                "verl: position_ids begin anew within a row, but neither cu_seqlens nor attention_mask says "
+                "where its documents end; give cu_seqlens, as verl 0.9 does"
+            )
         else:
             lengths = [[input_ids.shape[1]]] * len(input_ids)
         layout = Layout.of_documents(lengths, input_ids.shape[1], input_ids.device)
@@ -110,6 +115,8 @@ class PortEngine(FSDPEngineWithLMHead):
             "model.lora_rank": self.model_config.lora_rank > 0,
             "model.use_fused_kernels": self.model_config.use_fused_kernels,
             "model.use_liger": self.model_config.use_liger,
+            "offload_policy": self.engine_config.offload_policy,
+            "qat.enable": self.engine_config.qat.enable,
             "ulysses_sequence_parallel_size": self.engine_config.ulysses_sequence_parallel_size > 1,
         }
         for key, asked in refused.items():

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ptw.nn._products import FLOPS, Products
 from ptw.nn.layout import Layout
 
-TOKENS = 2  # of the document that is computed to see what a model computes
+TOKENS = (2, 3)  # of the documents that are computed to see what a model computes
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,28 @@ def pairs(length: int, window: int | None) -> int:
     return seen * (seen + 1) // 2 + (length - seen) * seen
 
 
-def work_of(module: nn.Module) -> Work:
-    """What a model computes, seen on a document of two tokens, before it is sharded; it may be on "meta".
+def work_of(module: nn.Module) -> Work | None:
+    """What a model computes, seen on short documents, before it is sharded; it may be on "meta".
 
     No family is known here: matrices, experts, heads, widths and windows are what the forward pass uses, and
-    gradients those that parameters ask for. Without a port, attention is counted without its windows.
+    gradients those that parameters ask for. None where that does not say it: work that no pair of tokens has,
+    such as a recurrent state's, or that does not grow with the tokens.
     """
-    parameter = next(module.parameters())
-    device = parameter.device
-    layout = Layout.of_documents([[TOKENS]], device=device, backend="documents")
-    ids_BT = torch.zeros(1, TOKENS, dtype=torch.int64, device=device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), Products() as counted:
-        hidden_BTD = module(ids_BT, layout)
+    (hidden_BTD, short), (_, long) = (_counted(module, tokens) for tokens in TOKENS)
+    if not short.is_whole or short.flops * TOKENS[1] != long.flops * TOKENS[0]:
+        return None
     head = module.head()  # type: ignore[operator]
     gradients = hidden_BTD.requires_grad + head.weight_VD.requires_grad
     return Work(
-        per_token=counted.flops / TOKENS,
+        per_token=short.flops / TOKENS[0],
         per_target=FLOPS * head.vocabulary * head.weight_VD.shape[1] * (1 + gradients),
-        per_pair=MappingProxyType(dict(counted.attention)),
+        per_pair=MappingProxyType(dict(short.attention)),
     )
+
+
+def _counted(module: nn.Module, tokens: int) -> tuple[Tensor, Products]:
+    device = next(module.parameters()).device
+    layout = Layout.of_documents([[tokens]], device=device, backend="documents")
+    ids_BT = torch.zeros(1, tokens, dtype=torch.int64, device=device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), Products() as counted:
+        return module(ids_BT, layout), counted

@@ -17,7 +17,7 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 class Meter:
     """The work of a model, held against what its workers' devices could do."""
 
-    work: Work
+    work: Work | None  # None where nobody can say
     peak: float | None  # FLOP/s of one device, None where nobody says
     group: Group
 
@@ -28,8 +28,11 @@ class Meter:
         that waited most waited for data. memory_bytes: the most that any worker held: on a CPU its resident
         set so far, on CUDA what tensors took of the GPU in this step; reserved_bytes: what torch took of it.
         """
-        flops = self.work.step([row.lengths for row in step.rows], step.learnt)
-        mfu = None if self.peak is None else flops / seconds / (self.peak * self.group.world)
+        lengths = [row.lengths for row in step.rows]
+        flops = None if self.work is None else self.work.step(lengths, step.learnt)
+        mfu = None
+        if flops is not None and self.peak is not None:
+            mfu = flops / seconds / (self.peak * self.group.world)
         waited, memory, reserved = self.group.largest(feed_seconds, *_memory(self.group.device))
         return {
             "seconds": seconds,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ptw.train.run import Run
 
 BEST = "best-step-"
+UNCOUNTED = "MFU: -, for how much this model computes cannot be counted: of a recurrent state, or no matrices"
 TOLD = 1e-3  # of the adapter's change: a loss by rounding that is worth a word
 
 
@@ -58,15 +59,15 @@ class Holder(Protocol):
     pooling: str | None  # of a model that gives vectors
 
 
-def open_for_training(run: Holder, scores: Scores | None) -> tuple[Loaded, Work]:
-    """The plan's model, spread over the workers, and what it computes, which is seen before it is cut.
+def open_for_training(run: Holder, scores: Scores | None) -> tuple[Loaded, Work | None]:
+    """The plan's model, spread over the workers, and what it computes (None: unknown), seen before it is cut.
 
     With `scores` it gives these of a text in place of words; where it gives vectors its head is frozen. In
     fp32; beneath an adapter in the precision of the run. PtwError if the tokenizer is not the run's, or not
     the model's: its table lacks ids, or it had others; for an adapter that can't be; and if it cannot be
     spread as the cluster asks.
     """
-    works: list[Work] = []
+    works: list[Work | None] = []
     plan, group, settings = run.plan, run.group, run.settings
     spread = spreading(plan.cluster, group, settings.precision, f"model {plan.model.name}")
 
@@ -89,31 +90,41 @@ def open_for_training(run: Holder, scores: Scores | None) -> tuple[Loaded, Work]
         if (projection := scores_in(loaded.module)) is not None:
             loaded.module.get_parameter(projection).requires_grad_(True)
         measured(loaded.module, loaded.port, getattr(loaded.module, "config", None))
-    work = works[0]
+    (work,) = works
+    if work is None:
+        loaded = replace(loaded, notes=(*loaded.notes, UNCOUNTED))
     if is_brought(loaded.hf_config):
         note = f"transformers has no such class: model/ brings it, for {AUTO} with trust_remote_code=True"
         loaded = replace(loaded, notes=(*loaded.notes, note))
     if rows_alone:
         note = new_rows.keep_others(loaded, declared_ids(run))
         loaded = replace(loaded, notes=(*loaded.notes, note))
-    if isinstance(settings, SampledSettings) and settings.sampled is not None:
-        classes = loaded.module.head().vocabulary  # type: ignore[operator]
-        work = replace(work, per_target=work.per_target * min(1.0, (settings.sampled + 1) / classes))
     if run.pooling is not None:
-        work = _without_words(run, loaded, work)
+        _without_words(run, loaded)
     if settings.compile:
         _compile(loaded, plan.model.name)
     if plan.cluster.recompute:
         recompute(loaded.module)
+    if work is not None:
+        work = replace(work, per_target=work.per_target * _used_of_head(run, loaded))
     return loaded, work
 
 
-def _without_words(run: Holder, loaded: Loaded, work: Work) -> Work:
-    """Its head learns nothing and is no work. PtwError before the first step if its export would not do."""
+def _used_of_head(run: Holder, loaded: Loaded) -> float:
+    """Which part of it a step computes."""
+    if run.pooling is not None:
+        return 0.0
+    if not isinstance(run.settings, SampledSettings) or run.settings.sampled is None:
+        return 1.0
+    classes: int = loaded.module.head().vocabulary  # type: ignore[operator]
+    return min(1.0, (run.settings.sampled + 1) / classes)
+
+
+def _without_words(run: Holder, loaded: Loaded) -> None:
+    """Its head learns nothing. PtwError before the first step if its export would not do."""
     for name in own_head(loaded.module):
         loaded.module.get_parameter(name).requires_grad_(False)
     closing(run.tokenizer)
-    return replace(work, per_target=0.0)
 
 
 def _compile(loaded: Loaded, model: str) -> None:

@@ -1,5 +1,6 @@
 """A port as verl's actor: its steps are those of verl's own engine on transformers' class."""
 
+import json
 import os
 import socket
 import subprocess
@@ -74,17 +75,80 @@ def test_its_steps_are_those_of_transformers_class(checkpoint: Path, tmp_path: P
             assert torch.equal(tensor, own["tensors"][name])
 
 
+ASKED = {
+    "model.lora_rank": ({"lora_rank": 8}, {}),
+    "model.use_fused_kernels": ({"use_fused_kernels": True}, {}),
+    "model.use_liger": ({"use_liger": True}, {}),
+    "offload_policy": ({}, {"offload_policy": True}),
+    "qat.enable": ({}, {"qat": {"enable": True}}),
+    "ulysses_sequence_parallel_size": ({}, {"ulysses_sequence_parallel_size": 2}),
+}
 REFUSED = """
+import json, sys
 import verl_on_cpu
+from ptw.errors import PtwError
 from ptw.rl.verl_engine import PortEngine
-from verl.workers.config import FSDPEngineConfig, HFModelConfig
-engine = object.__new__(PortEngine)
-engine.engine_config = FSDPEngineConfig(strategy="fsdp2")
-engine.model_config = HFModelConfig(path={path!r}, load_tokenizer=False, lora_rank=8)
-engine._build_module()
+from verl.workers.config import FSDPEngineConfig, HFModelConfig, QATEngineConfig
+
+def said(model, engine):
+    qat = QATEngineConfig(**engine.pop("qat", {}))
+    made = object.__new__(PortEngine)
+    made.engine_config = FSDPEngineConfig(strategy="fsdp2", qat=qat, **engine)
+    made.model_config = HFModelConfig(path=sys.argv[1], load_tokenizer=False, **model)
+    try:
+        made._demand_known()
+    except PtwError as error:
+        return str(error)
+
+asked = json.loads(sys.argv[2])
+print(json.dumps({key: said(*values) for key, values in asked.items()}))
 """
 
 
+def printed(script: str, *arguments: object) -> Any:
+    done = run("-c", script, *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("checkpoint", ["llama"], indirect=True)
 def test_what_the_engine_has_not_is_refused(checkpoint: Path) -> None:
-    done = run("-c", REFUSED.format(path=str(checkpoint)))
-    assert "PtwError: verl: model.lora_rank: ptw's engine has none" in done.stderr
+    found = printed(REFUSED, checkpoint, json.dumps({**ASKED, "nothing": ({}, {})}))
+    assert found.pop("nothing") is None
+    for key in ASKED:
+        assert found[key] == f"verl: {key}: ptw's engine has none; leave it out, or VERL_ENGINE_VENDOR"
+
+
+PACKED = """
+import json, sys
+from pathlib import Path
+import torch
+import verl_on_cpu
+from ptw.errors import PtwError
+from ptw.ports.load import load
+from ptw.rl.verl_engine import PackedModel
+
+lengths, ids = [7, 5, 4], torch.arange(1, 17)[None]
+model = PackedModel(load(Path(sys.argv[1]), None).module, None)
+anew = torch.cat([torch.arange(length) for length in lengths])[None]
+ends = torch.tensor([0, 7, 12, 16])
+logits = lambda **given: model(ids, **given).logits
+alone = torch.cat([model(one).logits for one in ids.split(lengths, 1)], 1)
+near = lambda one, other: torch.allclose(one, other, atol=1e-5)
+try:
+    said = str(logits(position_ids=anew).shape)
+except PtwError as error:
+    said = str(error)
+print(json.dumps({
+    "by the ends": near(logits(position_ids=anew, cu_seqlens=ends), alone),
+    "by the ends on the CPU": near(logits(cu_seqlens=ends, cu_seqlens_cpu=ends), alone),
+    "one document": near(logits(position_ids=torch.arange(16)[None]), logits()),
+    "is another": not near(logits(), alone),
+    "begins anew": "begin anew within a row, but neither cu_seqlens nor attention_mask" in said,
+}))
+"""
+
+
+@pytest.mark.parametrize("checkpoint", ["llama"], indirect=True)
+def test_documents_of_a_row_end_where_verl_says_or_the_row_is_refused(checkpoint: Path) -> None:
+    assert all(printed(PACKED, checkpoint).values())

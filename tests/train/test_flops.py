@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from ptw.data.pack import PackedRow
 from ptw.errors import PtwError
@@ -16,13 +17,18 @@ from ptw.nn import attention, experts
 from ptw.nn.head import IGNORED
 from ptw.nn.layout import Layout
 from ptw.ports import adapter
-from ptw.ports.fallback import load_reference
+from ptw.ports.fallback import ReferenceModel
 from ptw.ports.load import Loaded, create
-from ptw.train import peaks
+from ptw.runs import lines, record
+from ptw.runs.figures import Figures
+from ptw.runs.page import as_html
+from ptw.train import peaks, weights
 from ptw.train.feed import StepRows
 from ptw.train.flops import Work, pairs, work_of
 from ptw.train.group import Group
 from ptw.train.meter import Meter
+from tests.train.conftest import planned, steps_of, trained
+from tests.train.test_adapted import with_base
 
 SHAPE = {"vocab_size": 70, "hidden_size": 32, "num_hidden_layers": 3}
 INNER = {"intermediate_size": 48}
@@ -180,13 +186,60 @@ def test_counting_leaves_no_trace() -> None:
     assert all(parameter.grad is None for parameter in loaded.module.parameters())
 
 
-def test_a_model_without_a_port_is_counted_too(tmp_path: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
+SLIDING = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+WITHOUT_PORT = FAMILIES | {
+    "minicpm3": FAMILIES["minicpm3"] | {"num_key_value_heads": 4},
+    "mistral": HEADS | {"sliding_window": 5, "head_dim": 8},
+    "qwen2_moe": FAMILIES["qwen3_moe"] | SLIDING | {"shared_expert_intermediate_size": 20},
+    "qwen3": HEADS | SLIDING | {"head_dim": 12},
+}
 
-    config = {**SHAPE, **HEADS, "max_position_embeddings": 64}
-    LlamaForCausalLM(LlamaConfig(**config)).save_pretrained(tmp_path)
-    reference, _ = load_reference(tmp_path, torch.float32, "cpu")
-    assert work_of(reference) == work_of(model_of("llama", tie_word_embeddings=False).module)
+
+@pytest.mark.parametrize("family", WITHOUT_PORT)
+def test_a_model_without_a_port_is_worth_the_same(family: str) -> None:
+    """Eager attention, and a window that is but a mask, are counted as the port's are."""
+    given = WITHOUT_PORT[family] | {"tie_word_embeddings": False}
+    config = AutoConfig.for_model(family, **SHAPE, **given).to_dict()
+    reference = ReferenceModel(AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)))
+    before = reference.reference.config._attn_implementation
+    assert work_of(reference) == work_of(create(config, None, seed=0).module)
+    assert reference.reference.config._attn_implementation == before
+
+
+CHUNKS = {"attention_chunk_size": 8, "intermediate_size_mlp": 48, "head_dim": 8}
+UNKNOWN: dict[str, dict[str, Any]] = {
+    "bloom": {"n_head": 4},  # attention of its own
+    "llama4_text": HEADS | CHUNKS | {"num_local_experts": 2},  # which sees its chunk, not a window
+    "mamba": {"state_size": 8},
+    "qwen3_next": HEADS | ROUTED | {"num_experts": 4, "moe_intermediate_size": 20},
+}
+
+
+@pytest.mark.parametrize("family", UNKNOWN)
+def test_what_cannot_be_counted_is_not_said(family: str) -> None:
+    config = AutoConfig.for_model(family, **SHAPE, pad_token_id=0, **UNKNOWN[family])
+    reference = ReferenceModel(AutoModelForCausalLM.from_config(config))
+    assert work_of(reference) is None
+    found = Meter(None, 1e9, Group(0, 1, torch.device("cpu"))).measured(StepRows((), 0), 0.5, 0.1)
+    assert (found["flops"], found["mfu"]) == (None, None)
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba"])
+def test_a_run_without_a_port_says_why_its_mfu_is_a_dash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    monkeypatch.setenv(peaks.OVERRIDE, "0.1")
+    root = with_base(tmp_path / "ws", port="hf")
+    if family == "mamba":
+        config = AutoConfig.for_model("mamba", **SHAPE | {"vocab_size": 300}, pad_token_id=0, state_size=8)
+        AutoModelForCausalLM.from_config(config).save_pretrained(root / "base")
+    found = trained(planned(root, "chat", steps=2))
+    said = [event["text"] for event in lines.read(found.folder / record.EVENTS)[0]]
+    steps = steps_of(found.folder)
+    assert (weights.UNCOUNTED in said) == (family == "mamba")
+    assert Figures.of(steps).texts()["MFU"].endswith("-" if family == "mamba" else "%")
+    assert all((step["flops"] is None) == (family == "mamba") for step in steps)
+    assert "MFU" in as_html(found)
 
 
 @pytest.mark.parametrize(
