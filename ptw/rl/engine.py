@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Vllm:
             os.environ.setdefault(key, value)
         from vllm import LLM
 
-        _keep_plain_matrices()
+        _reload_whole()
         self._sampling = sampling
         self._llm = LLM(
             model=str(folder),
@@ -103,15 +103,31 @@ class Vllm:
         return [_drawn(output) for output in self._llm.generate(prompts, wanted, use_tqdm=False)]
 
 
-def _keep_plain_matrices() -> None:
-    """On a CPU vLLM packs matrices for oneDNN when it loads them, and `reload_weights` leaves the packed ones
-    as they were: the engine would go on with old weights. The gap of the next step shows it.
+def _reload_whole() -> None:
+    """On a CPU vLLM packs matrices for its kernels when it first loads them; `reload_weights` leaves those of
+    oneDNN as they were, and experts unpacked where packed ones are read. The gap of the next step shows it.
     """
-    from vllm import _custom_ops
     from vllm.platforms import current_platform
 
-    if current_platform.is_cpu():
-        _custom_ops._supports_onednn = False
+    if not current_platform.is_cpu():
+        return
+    from vllm import _custom_ops
+    from vllm.model_executor.layers.fused_moe import unquantized_fused_moe_method as experts
+
+    _custom_ops._supports_onednn = False
+    method = experts.UnquantizedFusedMoEMethod
+    if method._setup_kernel.__module__ != __name__:
+        method._setup_kernel = _packing_again(method._setup_kernel)
+
+
+def _packing_again(set_up: Callable[..., None]) -> Callable[..., None]:
+    def set_up_and_pack(self: Any, layer: Any, w13: Any, w2: Any) -> None:
+        is_update = self.moe_kernel is not None
+        set_up(self, layer, w13, w2)
+        if is_update:
+            self.moe_kernel.fused_experts.process_weights_after_loading(layer)
+
+    return set_up_and_pack
 
 
 def _drawn(output: Any) -> Drawn:

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,13 +15,16 @@ import torch
 
 from ptw.nn.layout import Layout
 from ptw.nn.nucleus import drawable, log_probs_among
-from ptw.ports.load import load
-from ptw.rl.engine import Asked, Drawn, Sampling, Vllm
+from ptw.ports.export import export
+from ptw.ports.load import create, load
+from ptw.rl.engine import Asked, Sampling, Vllm
 from ptw.runs import lines, record
 from ptw.train import launch
 from ptw.verify.verify import Request, verify
 from ptw.workspace.manifest import read
+from tests.rl import vllm_apart
 from tests.rl.conftest import with_rewards
+from tests.rl.vllm_apart import SAMPLING, apart
 from tests.train.conftest import declare, make_workspace, measured_of, planned, steps_of, trained
 
 pytestmark = [pytest.mark.rl, pytest.mark.filterwarnings("ignore")]  # vLLM's own
@@ -44,7 +48,6 @@ settings = { steps = 12, window = 128, rows = 2, learning_rate = 1e-2 }
 """  # vLLM's attention on a CPU wants heads of 32
 ON_VLLM = {"engine": "vllm", "rows_at_once": "8", "steps": "8"}
 AHEAD = {**ON_VLLM, "ahead": "1", "top_p": "0.95", "temperature": "0.9"}
-SAMPLING = Sampling(1.0, 1.0, 0, 12, (2,))
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +64,6 @@ def root(tmp_path: Path, taught: Path) -> Path:
 @pytest.fixture(scope="module")
 def engine(taught: Path) -> Vllm:
     return Vllm(taught, 64, SAMPLING, "float32", 0.3)
-
-
-def apart(folder: Path, asked: list[Asked], drawn: list[Drawn]) -> float:
-    """The largest difference of a log-probability from the port's."""
-    model, worst = load(folder, None, dtype=torch.float32).module, 0.0
-    for one, answer in zip(asked, drawn, strict=True):
-        ids_BT = torch.tensor([[*one.ids, *answer.ids]])
-        with torch.no_grad():
-            hidden_BTD = model(ids_BT, Layout.of_documents([[ids_BT.shape[1]]]))
-            log_probs_TV = model.head().logits(hidden_BTD)[0, len(one.ids) - 1 : -1].log_softmax(-1)
-        own = log_probs_TV.gather(-1, torch.tensor(answer.ids)[:, None]).squeeze(-1)
-        worst = max(worst, (own - torch.tensor(answer.log_probs)).abs().max().item())
-    return worst
 
 
 def test_it_says_what_the_port_says_also_with_other_weights(
@@ -100,6 +90,28 @@ def test_it_says_what_the_port_says_also_with_other_weights(
     assert apart(taught, asked, new) > 0.05, "these are other weights"
     engine.load(taught)
     assert [one.ids for one in engine.generate(asked)] == [one.ids for one in drawn]
+
+
+EXPERTS = {
+    **{"model_type": "qwen3_moe", "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96},
+    **{"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32},
+    **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True},
+    **{"max_position_embeddings": 128, "eos_token_id": 2},
+}
+
+
+def test_it_says_what_a_port_with_experts_says_also_with_other_weights(tmp_path: Path) -> None:
+    """In a process of its own: vLLM makes its groups once, and other ones where there are experts."""
+    folders = [tmp_path / "first", tmp_path / "other"]
+    for seed, folder in enumerate(folders):
+        export(create(EXPERTS, None, seed=seed), folder)
+    command = [sys.executable, vllm_apart.__file__, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, other, old = map(float, done.stdout.splitlines()[-1].split())
+    assert first < 1e-4
+    assert other < 1e-4
+    assert old > 0.01, "these are other weights"
 
 
 def test_its_tokenizer_is_the_trainers(taught: Path, tmp_path: Path) -> None:
@@ -175,6 +187,13 @@ def test_it_draws_ahead_of_a_step_that_learns(ray: None, root: Path) -> None:
     assert max(step["gap"] for step in steps) < 1.001
     assert max(step["reward"] for step in steps[4:]) > steps[0]["reward"] + 0.1
     assert all(step["overlapped"] > 0 for step in steps[1:])
+
+
+def test_an_adapter_is_drawn_with_as_it_is_learnt(ray: None, root: Path) -> None:
+    lora = {"adapter": "lora", "lora_rank": "8", "learning_rate": "3e-2", "kl": "1e-4", "steps": "4"}
+    steps = steps_of(launch.train(read(root), "rl", {**ON_VLLM, **lora}, resume=False))
+    assert steps[-1]["kl"] > 1e-3, "it has moved"
+    assert max(step["gap"] for step in steps) < 1.001
 
 
 def engines() -> list[int]:
