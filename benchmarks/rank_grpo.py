@@ -1,8 +1,9 @@
 """Do lists of titles become better by Rank-GRPO, for people whom it never saw?
 
 The 200 most bought items of amazon-beauty, and the users with at least four of them: a decoder from scratch
-learns by SFT to answer a history with its next three titles, then Rank-GRPO rewards hits by their rank. A
-fifth of the users is held out of both. `python -m benchmarks.rank_grpo`
+learns by SFT to answer a history of some users with the next three titles, then Rank-GRPO rewards its own
+answers to others by the rank of their hits. A fifth of the users is held out of both.
+`python -m benchmarks.rank_grpo`
 """
 
 import json
@@ -16,8 +17,9 @@ from typing import Any
 from benchmarks.report import Figure, publish, real_data, two_threads
 from benchmarks.workspaces import llama, ptw, workspace
 
-POPULAR, LISTED, HISTORY, HELD_OUT = 200, 3, 5, 5  # items; titles of a list, of a prompt; every fifth user
-STEPS = 150
+POPULAR, LISTED, HISTORY = 200, 3, 5  # items; titles of a list, and of a prompt
+PARTS = 5  # of the users: one is held out, two are learnt by SFT, two asked by RL
+STEPS = 200
 TOML = f"""
 [workspace]
 name = "rank-grpo"
@@ -48,7 +50,7 @@ model = "shape"
 tokenizer = "titles"
 dataset = "lists"
 eval_dataset = "held-out-lists"
-settings = {{ window = 512, rows = 8, learning_rate = 2e-3, epochs = 3 }}
+settings = {{ window = 512, rows = 8, learning_rate = 2e-3, epochs = 8 }}
 """
 RL = """
 [models.taught]
@@ -71,9 +73,9 @@ answers = 16
 window = 256
 max_new_tokens = 56
 rows_at_once = 16
-learning_rate = 3e-4
+learning_rate = 5e-5
 schedule = "constant"
-eval_every = 50
+eval_every = 100
 """
 User = tuple[list[str], list[str]]  # what is known, and what comes next
 
@@ -90,8 +92,8 @@ def main() -> None:
         found = list(figures(root / "runs", known, held_out))
     about = (
         f"the {POPULAR} most bought items of amazon-beauty: SFT of a llama of 4 layers on lists of {LISTED} "
-        f"titles, then {STEPS} steps of 16 prompts, 16 answers each, drawn by the port; NDCG of answers "
-        f"for {len(held_out)} users that neither saw"
+        f"titles, then {STEPS} steps of 16 prompts of other users, 16 answers each, drawn by the port; NDCG of "
+        f"one drawn answer to each of {len(held_out)} prompts of users that neither saw"
     )
     publish("rank_grpo", about, found)
 
@@ -122,7 +124,7 @@ def popularity(popular: Sequence[str], users: Iterable[User]) -> float:
 
 
 def written(source: Path, data: Path) -> tuple[list[User], list[User]]:
-    """The workspace's data; those who are learnt from, at each point of their history, and those held out."""
+    """The workspace's data; whom SFT learns from, and who is held out."""
     items = map(json.loads, (source / "items.jsonl").read_text(encoding="utf-8").splitlines())
     title_of = {str(item["id"]): item["text"] for item in items}
     rows = [line.split()[1:] for line in (source / "sequences.txt").read_text().splitlines()]
@@ -130,14 +132,19 @@ def written(source: Path, data: Path) -> tuple[list[User], list[User]]:
     (data / "titles.txt").write_text("\n".join(title_of[item] for item in sorted(popular)), encoding="utf-8")
     users = [[title_of[item] for item in row if item in popular] for row in rows]
     users = [titles for titles in users if len(titles) > LISTED]
-    held_out = [at(titles, len(titles) - LISTED) for titles in users[::HELD_OUT]]
-    rest = [titles for place, titles in enumerate(users) if place % HELD_OUT]
-    known = [at(titles, end) for titles in rest for end in range(1, len(titles) - LISTED + 1)]
+    held_out, known, asked = (list(points(users, parts)) for parts in ({0}, {1, 2}, {3, 4}))
     for prefix, those in (("", known), ("held-out-", held_out)):
         dump(data / f"{prefix}lists.jsonl", ({"messages": chat(*user)} for user in those))
-    dump(data / "asked.jsonl", (prompt(*user) for user in known))
+    dump(data / "asked.jsonl", (prompt(*user) for user in asked))
     dump(data / "held-out.jsonl", (prompt(*user) for user in held_out))
     return known, held_out
+
+
+def points(users: Sequence[list[str]], parts: set[int]) -> Iterator[User]:
+    """Each point of the histories of the users of these parts."""
+    for place, titles in enumerate(users):
+        if place % PARTS in parts:
+            yield from (at(titles, end) for end in range(1, len(titles) - LISTED + 1))
 
 
 def at(titles: Sequence[str], end: int) -> User:
