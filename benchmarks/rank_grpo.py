@@ -92,8 +92,8 @@ def main() -> None:
         found = list(figures(root / "runs", known, held_out))
     about = (
         f"the {POPULAR} most bought items of amazon-beauty: SFT of a llama of 4 layers on lists of {LISTED} "
-        f"titles, then {STEPS} steps of 16 prompts of other users, 16 answers each, drawn by the port; NDCG of "
-        f"one drawn answer to each of {len(held_out)} prompts of users that neither saw"
+        f"titles, then {STEPS} steps of 16 prompts of other users, 16 answers each, drawn by the port; NDCG "
+        f"of one drawn answer to each of {len(held_out)} prompts of users that neither saw"
     )
     publish("rank_grpo", about, found)
 
