@@ -13,6 +13,7 @@ from ptw.errors import PtwError
 from ptw.verify import cases
 from ptw.verify.cases import Reference
 from ptw.verify.judge import Verifier, read_verifiers
+from ptw.verify.mutants import runs
 from ptw.verify.mutants.mutate import made
 from ptw.verify.mutants.mutation import Mutant, families, mutants_of
 from ptw.verify.mutants.report import Fate, Kill, MutantReport
@@ -167,6 +168,19 @@ def test_a_mutant_is_killed_and_the_port_is_not(runner: Runner) -> None:
     assert none == ()
     assert [(kill.verifier, kill.metric) for kill in numeric] == [("logits", "relative")]
     assert [(kill.verifier, kill.metric) for kill in failed] == [("logits", "error")]
+
+
+def test_one_that_works_for_ever_is_ended_and_one_that_waits_for_others_is_not(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own work: on a busy machine a right answer would count as a kill."""
+    monkeypatch.setattr(runs, "SECONDS", 3)
+    text, answer = PORTS["llama"].read_text(), "        return self.model(ids_BT,"
+    endless = text.replace(answer, f"        while True: pass\n{answer}")
+    slow = text.replace(answer, f"        __import__('time').sleep(5)\n{answer}")
+    by_work, waited = held(runner, endless, slow)
+    assert [(kill.verifier, kill.metric) for kill in by_work] == [("process", "ended")]
+    assert waited == ()
 
 
 def test_a_loosened_limit_lets_a_mutant_pass(runner: Runner) -> None:
