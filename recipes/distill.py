@@ -59,15 +59,15 @@ def train(run: Run, settings: Settings) -> None:
             rows = own.answers(run, model, batch, settings.max_new_tokens)
             loss, far = (means(found, rows).sum() / len(batch.step.samples) for found in losses(rows))
         else:
-            loss, far = (found.sum() / batch.step.learnt for found in losses(batch))
+            loss, far = (found.sum() / max(1, batch.step.learnt) for found in losses(batch))
         run.step(optimizer, loss, divergence=far)
     measure(run, model, losses)
     run.save(model)
 
 
 def means(found_BT: Tensor, rows: Rows) -> Tensor:
-    """(N,) of each sample's learnt tokens: however long, it weighs the same."""
-    return of_documents(found_BT, rows) / of_documents((rows.targets_BT >= 0).float(), rows)
+    """(N,) of each sample's learnt tokens: however long, it weighs the same; 0 of one without any."""
+    return of_documents(found_BT, rows) / of_documents((rows.targets_BT >= 0).float(), rows).clamp(min=1)
 
 
 def measure(run: Run, model: nn.Module, losses: Callable[[Rows], tuple[Tensor, Tensor]]) -> None:

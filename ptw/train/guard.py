@@ -38,6 +38,10 @@ class Guard:
         self._in_a_row = 0
         self._counts = {"nan": 0, "spikes": 0, "skipped": 0}
 
+    @property
+    def may_skip(self) -> bool:
+        return "skip" in (self._settings.on_nan, self._settings.on_spike)
+
     def refuses(self, number: int, loss: float, norm: float, step: StepRows, passes: Passes) -> bool:
         """Whether step `number` is left out; PtwError where it ends the run. Both name its samples."""
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -90,7 +94,9 @@ class Guard:
             return
         self.ledger.say(text, **facts)
         many = f"; {MOST_IN_A_ROW} steps before it were left out" if policy == "skip" else ""
-        raise PtwError(f"{text}{many}; look at them, or lower learning_rate")
+        key = "on_nan" if kind == "nan" else "on_spike"
+        without = "" if policy == "skip" else f", or go on without them: --resume --set {key}=skip"
+        raise PtwError(f"{text}{many}; look at them{without}")
 
     def _not_finite(self, passes: Passes) -> list[str]:
         """The samples of the passes whose loss is no number; of all, where only the gradient is none."""

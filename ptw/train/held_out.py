@@ -32,7 +32,8 @@ def losses(run: "Run", model: nn.Module) -> dict[str, float]:
 def _loss(run: "Run", model: nn.Module, rows: Stream) -> float:
     group = run.group
     with closing(rows), run.computing():
-        own, tokens = summed_loss(model, rows, group.device, group.data_rank, group.data_world)
+        place = (group.device, group.data_rank, group.data_world)
+        own, tokens = summed_loss(model, rows, *place, at_once=at_once(run))
     total: float = group.sum(group.once(own))[0]
     return total / max(1, tokens)
 
@@ -43,7 +44,7 @@ def means(run: "Run", model: nn.Module, judge: Callable[[Forward], dict[str, Ten
     group, totals, samples = run.group, defaultdict[str, float](float), 0
     model.eval()
     with closing(rows_of(run)) as stream:
-        for rows in groups(stream, ROWS_AT_ONCE * group.data_world):
+        for rows in groups(stream, at_once(run) * group.data_world):
             forward = forward_of(dealt(rows, group.data_rank, group.data_world), group.device)
             for name, values_N in judge(forward).items():
                 totals[name] += values_N.double().sum().item()
@@ -51,6 +52,11 @@ def means(run: "Run", model: nn.Module, judge: Callable[[Forward], dict[str, Ten
     model.train()
     summed = group.sum(*(group.once(total) for total in totals.values()))
     return {name: total / max(1, samples) for name, total in zip(totals, summed, strict=True)}
+
+
+def at_once(run: "Run") -> int:
+    """Rows of a pass of a worker: no more than fit where it trains."""
+    return min(ROWS_AT_ONCE, run.settings.rows_at_once)
 
 
 def rows_of(run: "Run") -> Stream:

@@ -37,7 +37,7 @@ class Ledger:
         if launch and starts[-STARTS_IN_VAIN:] == [start] * STARTS_IN_VAIN:
             raise PtwError(
                 f"the workers were lost {STARTS_IN_VAIN} times after step {step}; if memory ran out, take "
-                "fewer rows_at_once or a smaller window, then go on with --resume"
+                "fewer rows_at_once, then go on with --resume"
             )
         processes = self.group.gathered([socket.gethostname(), os.getpid()])
         workers = f"{self.group.world} worker{'s' if self.group.world > 1 else ''}"

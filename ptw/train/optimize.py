@@ -40,18 +40,19 @@ def adamw(module: nn.Module, learning_rate: float, weight_decay: float) -> torch
     One pass over each parameter where all lie on one mesh, or none; torch cannot take several at once.
     """
     reshard(module)
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    meshes = {getattr(parameter, "device_mesh", None) for parameter in trained}
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    meshes = {getattr(parameter, "device_mesh", None) for parameter in trained.values()}
+    matrices = {name for name, p in trained.items() if p.ndim >= 2 and not name.endswith("bias")}
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for name, p in trained.items() if name in matrices], "weight_decay": weight_decay},
+        {"params": [p for name, p in trained.items() if name not in matrices], "weight_decay": 0.0},
     ]
     used = [group for group in groups if group["params"]]
     return torch.optim.AdamW(used, lr=learning_rate, betas=(0.9, 0.95), fused=len(meshes) == 1)
 
 
 def clip(parameters: Iterable[nn.Parameter], most: float) -> float:
-    """Shorten all gradients, taken as one, to a norm of at most `most`; how long they were before.
+    """Shorten all gradients, taken as one, to a norm of at most `most` (0: never); how long they were before.
 
     All workers call it together. Gradients may lie on several meshes, each of all workers.
     """
@@ -64,6 +65,6 @@ def clip(parameters: Iterable[nn.Parameter], most: float) -> float:
         for learnt in by_mesh.values()
     ]
     norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
-    for learnt in by_mesh.values():
+    for learnt in by_mesh.values() if most else ():
         nn.utils.clip_grads_with_norm_(learnt, most, norm)
     return norm.item()

@@ -31,6 +31,8 @@ FREE_SETTINGS = (
     *("keep_checkpoints", "keep_checkpoint_every"),  # which stay on the disk
     *("concurrency", "timeout_seconds", "tries", "budget_usd"),  # how an endpoint is asked
     *("reward_seconds", "rollout_seconds"),  # how long a run has patience
+    "rows_at_once",  # how a step is computed, which is the same but for rounding
+    *("on_nan", "on_spike", "spike_sigmas"),  # what becomes of a step that would end the run
 )
 FREE_OF_A_MODEL = ("endpoint", "api_key_env")  # where it is served
 

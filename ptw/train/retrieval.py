@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ptw.data.pack import PackedRow
 from ptw.data.pair import Pairs
-from ptw.evals.loss import ROWS_AT_ONCE
 from ptw.evals.retrieval import figures
 from ptw.evals.rows import dealt, forward_of, groups
 from ptw.train import held_out
@@ -41,7 +40,7 @@ def _held_out(run: Run, embed: Embed) -> tuple[Tensor, list[PackedRow]]:
     """Vectors of all documents, in CPU memory, and the rows that they are of; the first worker has them."""
     group, found, rows = run.group, list[Tensor](), list[PackedRow]()
     with closing(held_out.rows_of(run)) as stream:
-        for together in groups(stream, ROWS_AT_ONCE * group.data_world):
+        for together in groups(stream, held_out.at_once(run) * group.data_world):
             forward = forward_of(dealt(together, group.data_rank, group.data_world), group.device)
             vectors_KD = gathered(embed(forward), together, group)
             if group.first:

@@ -31,6 +31,8 @@ from ptw.train.saving import Saver
 from ptw.train.settings import TrainingSettings
 from ptw.train.shares import Shares
 
+MANY_STEPS = 100  # of an epoch: then how well the others pack changes their number little
+
 
 class Run:
     """State of one training run in one worker. All methods are called by all workers together."""
@@ -94,7 +96,7 @@ class Run:
         with closing(stream), Saver(self.plan.run_folder(), self.group, keep) as self._saver:
             self._resume()
             if self.total_steps is None:
-                self.total_steps = self._count() * settings.epochs
+                self.total_steps = self._count()
             while settings.steps is None or self.steps_done < settings.steps:
                 step = self._feed.next_step()
                 if step is None:
@@ -206,12 +208,12 @@ class Run:
         """All that the steps to come and the held-out measurements will read, before any is trained on.
 
         Of `steps` steps they are the first epoch's rows of the endless stream that is trained on: near an
-        epoch's end it packs otherwise than one that ends there.
+        epoch's end it packs otherwise than one that ends there. A step that is left out is made up for.
         """
         steps, rows = self.settings.steps, self.settings.rows
         with closing(self._open_stream(1 if steps is None else None)) as stream:
             first = takewhile(lambda row: row.epoch == 0, stream)
-            yield from islice(first, None if steps is None else steps * rows)
+            yield from islice(first, None if steps is None or self.guard.may_skip else steps * rows)
         if held_out_too and self.holds_out:
             with closing(held_out.rows_of(self)) as stream:
                 yield from stream
@@ -244,9 +246,16 @@ class Run:
         return stream(window=settings.read_window, seed=settings.seed, epochs=epochs)
 
     def _count(self) -> int:
-        """Steps of the first epoch: the others differ by how well they pack."""
-        with closing(self._open_stream(1)) as stream:
-            return -(-count.rows_of(stream, self.group, self._stopping) // self.settings.rows)
+        """Steps of all epochs. Of many the first tells: the others differ by how well they pack."""
+        settings, rows = self.settings, self._count_rows(1)
+        if settings.epochs > 1:
+            few = rows < MANY_STEPS * settings.rows
+            rows = self._count_rows(settings.epochs) if few else rows * settings.epochs
+        return -(-rows // settings.rows)
+
+    def _count_rows(self, epochs: int) -> int:
+        with closing(self._open_stream(epochs)) as stream:
+            return count.rows_of(stream, self.group, self._stopping)
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""

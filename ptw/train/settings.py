@@ -24,7 +24,7 @@ class TrainingSettings(AdapterSettings):
     warmup: int = 0  # steps
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    clip_norm: float = 1.0  # how long a gradient may be; 0: however long
     on_nan: Literal["stop", "skip"] = "stop"  # a loss or gradient that is no number
     on_spike: Literal["stop", "skip", "ignore"] = "ignore"  # a loss far above the last ones; told anyhow
     spike_sigmas: float = 6.0  # how far above is a spike

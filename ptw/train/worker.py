@@ -168,7 +168,7 @@ def _hint(error: Exception) -> str | None:
     """What would do, where memory or the disk ran out."""
     if isinstance(error, torch.OutOfMemoryError):
         what = str(error).strip().splitlines()[0]
-        less = "take fewer rows_at_once or a smaller window, or set recompute = true of the cluster"
+        less = "take fewer rows_at_once, or set recompute = true of the cluster"
         return f"{what}; {less}, then go on with --resume"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f"{error.filename}: " if error.filename else ""
