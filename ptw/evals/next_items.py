@@ -49,7 +49,7 @@ class Request:
 @dataclass(frozen=True)
 class Recommendation:
     item: str
-    log_probability: float  # among the items that were allowed; of shares of a list, those of its share
+    log_probability: float  # of its codes among all tokens; of a head over items, among those allowed
     title: str | None = None  # what people call it, where the file of items says so
 
 

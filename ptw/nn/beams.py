@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ptw.nn.cache import KVCache
+from ptw.nn.head import CHUNK_ELEMENTS
 from ptw.nn.layout import Layout
 
 # (node of each beam, of depth d) -> for each child that is allowed: whose it is, its node, its token
@@ -22,8 +23,9 @@ def search(
     """(B, W) nodes that the likeliest sequences of `steps` tokens end at, and (B, W) their log-probabilities.
 
     `children(depth, prompt_M, node_M)` says what may follow M beams; there is at least one child of each.
-    Probabilities are those of the allowed tokens alone. Where there are fewer sequences than W the rest has
-    node -1 and probability 0. The likeliest comes first.
+    Probabilities are those of all tokens: were they those of the allowed ones alone, what is left of a code
+    whose likely items are not allowed would get all that these have. Where there are fewer sequences than W
+    the rest has node -1 and probability 0. The likeliest comes first.
     """
     assert all(prompts), "every prompt needs a token"
     device = next(model.parameters()).device
@@ -35,7 +37,7 @@ def search(
         logits_MV = states.logits()
         owner_C, child_C, token_C = children(depth, prompt_M, nodes_M)
         logits_C = logits_MV[owner_C, token_C].float()
-        scores_C = scores_M[owner_C] + logits_C - _log_sums(logits_C, owner_C, len(nodes_M))[owner_C]
+        scores_C = (scores_M - _log_sums(logits_MV))[owner_C] + logits_C
         chosen = _best(scores_C, prompt_M[owner_C], width)
         nodes_M, scores_M, parents_M = child_C[chosen], scores_C[chosen], owner_C[chosen]
         prompt_M = prompt_M[parents_M]
@@ -83,11 +85,10 @@ class _States:
             self._fresh = new
 
 
-def _log_sums(values_C: Tensor, owner_C: Tensor, owners: int) -> Tensor:
-    """(M,) log of the summed exponentials of each owner's values."""
-    most_M = values_C.new_full((owners,), -torch.inf).scatter_reduce(0, owner_C, values_C, "amax")
-    sums_M = torch.zeros_like(most_M).index_add_(0, owner_C, (values_C - most_M[owner_C]).exp())
-    return most_M + sums_M.log()
+def _log_sums(logits_MV: Tensor) -> Tensor:
+    """(M,) log of the summed exponentials of each row."""
+    rows = max(1, CHUNK_ELEMENTS // logits_MV.shape[1])
+    return torch.cat([part_MV.float().logsumexp(-1) for part_MV in logits_MV.split(rows)])
 
 
 def _best(scores_C: Tensor, prompt_C: Tensor, width: int) -> Tensor:

@@ -31,8 +31,6 @@ from ptw.train.saving import Saver
 from ptw.train.settings import TrainingSettings
 from ptw.train.shares import Shares
 
-MANY_STEPS = 100  # of an epoch: then how well the others pack changes their number little
-
 
 class Run:
     """State of one training run in one worker. All methods are called by all workers together."""
@@ -96,7 +94,7 @@ class Run:
         with closing(stream), Saver(self.plan.run_folder(), self.group, keep) as self._saver:
             self._resume()
             if self.total_steps is None:
-                self.total_steps = self._count()
+                self.total_steps = count.steps_of(self._open_stream, settings, self.group, self._stopping)
             while settings.steps is None or self.steps_done < settings.steps:
                 step = self._feed.next_step()
                 if step is None:
@@ -244,18 +242,6 @@ class Run:
         dataset = plan.datasets[plan.dataset]
         stream = partial(Stream, plan.root, dataset, self.tokenizer, renderers=plan.cluster.renderers)
         return stream(window=settings.read_window, seed=settings.seed, epochs=epochs)
-
-    def _count(self) -> int:
-        """Steps of all epochs. Of many the first tells: the others differ by how well they pack."""
-        settings, rows = self.settings, self._count_rows(1)
-        if settings.epochs > 1:
-            few = rows < MANY_STEPS * settings.rows
-            rows = self._count_rows(settings.epochs) if few else rows * settings.epochs
-        return -(-rows // settings.rows)
-
-    def _count_rows(self, epochs: int) -> int:
-        with closing(self._open_stream(epochs)) as stream:
-            return count.rows_of(stream, self.group, self._stopping)
 
     def _resume(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""

@@ -144,7 +144,7 @@ def test_filters_hold_for_every_item(root: Path, opened: Opened) -> None:
     red = next_items(workspace, opened, request).recommended
     assert {one.item for one in red} == {i for i, c in COLOUR.items() if c == "red"} - {"item0", "item3"}
     assert [one.log_probability for one in red] == sorted((o.log_probability for o in red), reverse=True)
-    assert sum(np.exp(one.log_probability) for one in red) == pytest.approx(1, abs=1e-4)
+    assert 0 < sum(np.exp(one.log_probability) for one in red) < 1  # the others have the rest
     asked = Request(("item0",), filters=replace(where(colour="red"), again=True), top=30)
     assert "item0" in {one.item for one in next_items(workspace, opened, asked).recommended}
     asked = Request(("item0",), filters=without(colour="red blue"), top=30)

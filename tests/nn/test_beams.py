@@ -1,6 +1,8 @@
 """Beams under a trie are the best sequences that are allowed, and no others."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,13 +43,13 @@ def model(request: pytest.FixtureRequest, repository: Path) -> nn.Module:
     return module
 
 
-def below(trie: Trie, allowed_BN: Tensor):  # type: ignore[no-untyped-def]
+def below(trie: Trie, allowed_BN: Tensor, tokens_LK: Tensor = TOKENS_LK):  # type: ignore[no-untyped-def]
     opened = trie.allowing(allowed_BN)
 
     def children(depth: int, prompt_M: Tensor, node_M: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         owner, child, code = trie.children(depth, node_M)
         kept = opened[depth + 1][prompt_M[owner], child]
-        return owner[kept], child[kept], TOKENS_LK[depth][code[kept]]
+        return owner[kept], child[kept], tokens_LK[depth][code[kept]]
 
     return children
 
@@ -56,16 +58,14 @@ def below(trie: Trie, allowed_BN: Tensor):  # type: ignore[no-untyped-def]
 def likelihoods(
     model: nn.Module, ids: SemanticIds, prompt: list[int], rows: list[int]
 ) -> list[tuple[float, int]]:
-    """Each allowed item with its log-probability, code by code among those that lead to an allowed item."""
+    """Each allowed item with its log-probability."""
     found = []
     for row in rows:
         codes, total, known = ids.codes_NL[row], 0.0, list(prompt)
         for level in range(LEVELS):
-            same = [one for one in rows if (ids.codes_NL[one, :level] == codes[:level]).all()]
-            allowed = sorted({int(ids.codes_NL[one, level]) for one in same})
             hidden = model(torch.tensor([known]), Layout.of_documents([[len(known)]]))
-            logits = model.head().logits(hidden[0, -1])[TOKENS_LK[level, allowed]]  # type: ignore[operator]
-            total += logits.log_softmax(-1)[allowed.index(int(codes[level]))].item()
+            log_probs = model.head().logits(hidden[0, -1]).log_softmax(-1)  # type: ignore[operator]
+            total += log_probs[TOKENS_LK[level, codes[level]]].item()
             known.append(int(TOKENS_LK[level, codes[level]]))
         found.append((total, row))
     return sorted(found, reverse=True)
@@ -100,7 +100,38 @@ def test_one_item_that_is_allowed_is_found_by_one_beam(model: nn.Module, ids: Se
         allowed_BN[0, row] = True
         nodes, scores = search(model, PROMPTS[:1], 1, LEVELS, below(trie, allowed_BN))
         assert trie.items_N[nodes[0, 0]] == row
-        assert scores[0, 0] == pytest.approx(0, abs=1e-6)
+        ((likelihood, _),) = likelihoods(model, ids, PROMPTS[0], [row])
+        assert scores[0, 0] == pytest.approx(likelihood, abs=1e-5)
+
+
+def test_what_is_not_allowed_gives_its_probability_to_nobody() -> None:
+    """One code is likely for an item that was seen; what else begins with it is no better for that."""
+    codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32)
+    few = SemanticIds("few", 2, ("hit", "beside it", "good", "bad"), codes)
+    probabilities = {(): [0.9, 0.1, 0, 0], (0,): [0, 0, 0.999, 0.001], (1,): [0, 0, 0.9, 0.1]}
+    allowed_BN = torch.tensor([[False, True, True, True]])
+    tokens_LK = torch.arange(4).view(2, 2)
+    nodes_BW, scores_BW = search(Told(probabilities), [[3]], 3, 2, below(trie_of(few), allowed_BN, tokens_LK))
+    assert trie_of(few).items_N[nodes_BW[0]].tolist() == [2, 3, 1]
+    assert scores_BW[0].exp().tolist() == pytest.approx([0.09, 0.01, 0.0009], rel=1e-5)
+
+
+class Told(nn.Module):
+    """Of what follows the prompt's one token, the probabilities of each token."""
+
+    has_cache = False
+
+    def __init__(self, probabilities: dict[tuple[int, ...], list[float]]) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+        self._probabilities = probabilities
+
+    def forward(self, ids_BT: Tensor, layout: Layout) -> Tensor:
+        rows = [self._probabilities[tuple(row[1:])] for row in ids_BT.tolist()]
+        return torch.tensor(rows)[:, None].expand(-1, ids_BT.shape[1], -1)
+
+    def head(self) -> Any:
+        return SimpleNamespace(logits=torch.log)
 
 
 def test_nothing_allowed_gives_nothing(model: nn.Module, ids: SemanticIds) -> None:
