@@ -4,7 +4,9 @@
 IDs. A request is held to them by `extra_args = {"semantic_ids": "titles"}`; beside it `only`, the items that
 it may get, or `without`, those that it may not. Requests that say nothing are free, but where the engine is
 started with `additional_config = {"semantic_ids": "titles"}`: then all are held, those of vLLM's own beam
-search too, whose candidates are right with `logprobs_mode = "processed_logprobs"`.
+search too, whose candidates are items with `logprobs_mode = "processed_logprobs"`. It counts each code's
+probability among those that are allowed, other than ptw's own beams: under narrow filters what is left of a
+likely code comes too early there.
 """
 
 from __future__ import annotations
@@ -41,11 +43,14 @@ class Catalogue(AdapterLogitsProcessor):
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
-        """ValueError, which vLLM answers with status 400, where filters stand without a vocabulary."""
+        """ValueError, which vLLM answers with status 400, where what is given is no name, or no items."""
         given = sampling_params.extra_args or {}
+        if not isinstance(given.get(KEY, ""), str):
+            raise ValueError(f"extra_args: {KEY} must be the name of a vocabulary, not {given[KEY]!r}")
         for key in (ONLY, WITHOUT):
-            if key in given and not isinstance(given[key], list):
-                raise ValueError(f"extra_args: {key} must be a list of items, not {given[key]!r}")
+            items = given.get(key, [])
+            if not (isinstance(items, list) and all(type(item) in (str, int) for item in items)):
+                raise ValueError(f"extra_args: {key} must be a list of items, not {items!r}")
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -75,7 +80,7 @@ class Held:
         self._code_of = {id_: code for level in self._tokens_LK.tolist() for code, id_ in enumerate(level)}
         self._stops = stops_of(tokenizer)
 
-    def process(self, only: Sequence[str] | None, without: Sequence[str] | None) -> Process:
+    def process(self, only: Sequence[str | int] | None, without: Sequence[str | int] | None) -> Process:
         """Of one request."""
         opened = None
         if only is not None or without is not None:
@@ -87,11 +92,11 @@ class Held:
 
         return hold
 
-    def _allowed(self, only: Sequence[str] | None, without: Sequence[str]) -> Tensor:
+    def _allowed(self, only: Sequence[str | int] | None, without: Sequence[str | int]) -> Tensor:
         allowed_1N = torch.full((1, len(self._ids.items)), only is None)
         rows = self._ids.row_of
-        allowed_1N[0, [rows[item] for item in only or () if item in rows]] = True
-        allowed_1N[0, [rows[item] for item in without if item in rows]] = False
+        for items, allowed in ((only or (), True), (without, False)):
+            allowed_1N[0, [rows[str(item)] for item in items if str(item) in rows]] = allowed
         return allowed_1N
 
     def _allowed_ids(self, known: Sequence[int], whole: bool, opened: tuple[Tensor, ...] | None) -> Tensor:

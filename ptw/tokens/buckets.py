@@ -118,6 +118,8 @@ def _of_values(field: FieldEntry) -> Reader:
     known = frozenset(field.values)
 
     def read(value: Any) -> str:
+        if isinstance(value, float) and value.is_integer():  # a column with nulls, as pandas has it
+            value = int(value)
         text = written(value) if isinstance(value, str | int) else None
         if text in known:
             return str(text)

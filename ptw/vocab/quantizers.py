@@ -54,7 +54,7 @@ def rq_vae(vectors_ND: Tensor, shape: Shape, say: Say) -> Codec:
     network = _Network(vectors_ND.shape[-1], shape)
     first_ND = network.encoder(vectors_ND).detach()
     books = nn.Parameter(residual_kmeans(first_ND, shape, lambda text: None).codebooks_LKD.clone())
-    used_LK = torch.zeros(shape.levels, shape.codebook_size, dtype=torch.bool)
+    used_LK = torch.zeros(books.shape[:2], dtype=torch.bool)  # few vectors have fewer codes
 
     def quantised(latent_ND: Tensor) -> tuple[Tensor, Tensor]:
         left_ND, sum_ND, loss = latent_ND, torch.zeros_like(latent_ND), latent_ND.new_zeros(())

@@ -120,7 +120,7 @@ def where(**colours: str) -> Filters:
 
 def test_files_of_items_are_rules(root: Path, opened: Opened, tmp_path: Path) -> None:
     (tmp_path / "available.txt").write_text("item1\nitem2\n\nitem4 \nnobody's\n")
-    (tmp_path / "withdrawn.txt").write_text("item2\n")
+    (tmp_path / "withdrawn.txt").write_bytes("item2\n".encode("utf-8-sig"))  # as a spreadsheet saves it
     filters = Filters(only=(tmp_path / "available.txt",), never=(tmp_path / "withdrawn.txt",))
     found = next_items(read(root), opened, Request(("item0",), filters=filters, top=30), why=True)
     assert {one.item for one in found.recommended} == {"item1", "item4"}

@@ -1,17 +1,20 @@
-"""vLLM, held to a catalogue: its beams are ptw's own, and nothing else can be said."""
+"""vLLM, held to a catalogue: its beams are the likeliest items, and nothing else can be said."""
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from ptw.evals.generated import Generator
+from ptw.nn.layout import Layout
 from ptw.ports.load import load
 from ptw.rl.engine import QUIET
 from ptw.runs import record
-from ptw.tokens.tokenizer import load_tokenizer
+from ptw.tokens.tokenizer import load_tokenizer, vocabulary_of
 from tests.train.conftest import declare, make_workspace, planned, trained, with_codes
 
 pytestmark = [pytest.mark.rl, pytest.mark.filterwarnings("ignore")]  # vLLM's own
@@ -72,28 +75,45 @@ def llm(folder: Path) -> Iterator[Any]:
         )
 
 
-def test_beams_are_those_of_ptw(llm: Any, folder: Path, repository: Path) -> None:
+def test_beams_are_the_likeliest_among_what_is_allowed(llm: Any, folder: Path, repository: Path) -> None:
     from vllm import TokensPrompt
     from vllm.sampling_params import BeamSearchParams
 
     tokenizer = load_tokenizer(folder)
+    model = load(folder, repository).module.eval()
     prompts = [
         [tokenizer.bos_id, *tokenizer.item_ids(items)] for items in (["item3"], ["item0", "item8", "item29"])
     ]
-    wanted = Generator(load(folder, repository).module.eval(), tokenizer, 10)
-    items_BW, scores_BW = wanted.likeliest(prompts)
     given = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
     found = llm.beam_search(
         given, BeamSearchParams(beam_width=10, max_tokens=2, ignore_eos=True, length_penalty=0.0)
     )
-    names = wanted.ids.items
     for number, prompt in enumerate(prompts):
-        beams = found[number].sequences
+        beams, wanted = found[number].sequences, likeliest(model, tokenizer, prompt, 10)
         texts = [tokenizer.items.named(tokenizer.decode(beam.tokens[len(prompt) :])) for beam in beams]
-        assert texts == [f"<|titles:{names[row]}|>" for row in items_BW[number]]
-        for beam, score in zip(beams, scores_BW[number], strict=True):
+        assert texts == [f"<|titles:{item}|>" for _, item in wanted]
+        for beam, (score, _) in zip(beams, wanted, strict=True):
             assert beam.cum_logprob == pytest.approx(score, abs=1e-4)
             assert math.isfinite(beam.cum_logprob)
+
+
+@torch.no_grad()
+def likeliest(model: Any, tokenizer: Any, prompt: list[int], width: int) -> list[tuple[float, str]]:
+    """The best items by beams of two codes, each code's probability among those that lead to an item."""
+    ids, tokens_LK = vocabulary_of(tokenizer, "titles"), tokenizer.code_ids("titles")
+
+    def next_codes(begun: tuple[int, ...]) -> list[tuple[float, int]]:
+        level = len(begun)
+        codes = sorted({int(row[level]) for row in ids.codes_NL if tuple(row[:level]) == begun})
+        known = [*prompt, *(tokens_LK[at][code] for at, code in enumerate(begun))]
+        hidden = model(torch.tensor([known]), Layout.of_documents([[len(known)]]))
+        logits = model.head().logits(hidden[0, -1])[[tokens_LK[level][code] for code in codes]]
+        return list(zip(logits.log_softmax(-1).tolist(), codes, strict=True))
+
+    firsts = sorted(next_codes(()), reverse=True)[:width]
+    item_of = {tuple(map(int, row)): item for row, item in zip(ids.codes_NL, ids.items, strict=True)}
+    whole = [(one + two, item_of[a, b]) for one, a in firsts for two, b in next_codes((a,))]
+    return sorted(whole, reverse=True)[:width]
 
 
 def test_filters_hold(llm: Any, folder: Path) -> None:
@@ -114,3 +134,23 @@ def test_filters_hold(llm: Any, folder: Path) -> None:
     assert said(without=[f"item{n}" for n in range(29)]) == {"<|titles:item29|>"}
     assert said(only=["no such item"]) == {tokenizer.hf.eos_token}, "nothing that is allowed is nothing said"
     assert said(semantic_ids="other") == {tokenizer.hf.eos_token}
+
+
+@pytest.mark.parametrize("given", [{"semantic_ids": ["titles"]}, {"only": "item1"}, {"without": [["item1"]]}])
+def test_what_no_request_may_say_is_refused_before_the_engine_hears_it(given: dict[str, Any]) -> None:
+    from ptw.serve.catalogue import Catalogue
+
+    with pytest.raises(ValueError, match=f"extra_args: {next(iter(given))} must be"):
+        Catalogue.validate_params(SimpleNamespace(extra_args=given))
+    Catalogue.validate_params(SimpleNamespace(extra_args={"semantic_ids": "t", "only": ["item1", 17]}))
+
+
+def test_ids_that_are_numbers_are_items(llm: Any, folder: Path) -> None:
+    from ptw.serve.catalogue import Held
+
+    tokenizer = load_tokenizer(folder)
+    held = Held(tokenizer, "titles")
+    vocabulary = vocabulary_of(tokenizer, "titles")
+    held._ids = replace(vocabulary, items=tuple(item.removeprefix("item") for item in vocabulary.items))
+    assert held._allowed([4, "9"], ()).nonzero()[:, 1].tolist() == [4, 9]
+    assert held._allowed(None, [4]).sum() == len(vocabulary.items) - 1

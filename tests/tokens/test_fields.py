@@ -356,3 +356,8 @@ def test_an_item_that_is_called_like_a_field_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data" / "items.jsonl").write_text('{"id": "<|device=tv|>"}\n')
     with pytest.raises(PtwError, match=r"it has a token '<\|device=tv\|>' already"):
         open_tokenizer(workspace, "events")
+
+
+def test_whole_numbers_that_a_column_with_nulls_made_floats_are_the_same_values() -> None:
+    read = reader_of(field_entry("device", "before", values=("1", "2", "other")))
+    assert [read(value) for value in (1, 1.0, "1", 2.0, 2.5, 7)] == ["1", "1", "1", "2", "other", "other"]
