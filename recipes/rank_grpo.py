@@ -24,7 +24,7 @@ FILES = ("catalogue",)
 class Settings(RolloutSettings):
     """Zhu et al., 2025. An answer is a list of titles, each worth what `relevance` of the rewards says."""
 
-    titles: int = 10  # of a list, in its prompt's words; those after them count for nothing
+    titles: int = 0  # of a list, as the prompts ask for them; those after them count for nothing
     length: float = (
         0.1  # what an end after so many is ahead by; one before, and what follows, is behind by it
     )
@@ -37,7 +37,8 @@ class Settings(RolloutSettings):
         super().demand_sense()
         demand.inside(clip_low=self.clip_low)
         demand.above_zero(clip_high=self.clip_high)
-        demand.positive(titles=self.titles)
+        if self.titles < 1:
+            demand.refuse("titles", self.titles, "say how many a list has, as titles = 10")
         demand.not_negative(length=self.length)
         if not self.rewards:
             demand.refuse("rewards", None, 'name a file that has `relevance`: rewards = ["hits"]')

@@ -228,6 +228,10 @@ def test_what_it_lacks_is_said(taught: Path) -> None:
         trained(planned(taught, "rank", catalogue="data/none.txt"))
     with pytest.raises(PtwError, match=r"number\.py: has no `def relevance"):
         trained(planned(taught, "rank", rewards="number"))
+    with pytest.raises(PtwError, match="settings: titles = 0: say how many a list has"):
+        trained(planned(taught, "rank", titles=0))
+    with pytest.raises(PtwError, match="settings: length = -1: it must be 0 or more"):
+        trained(planned(taught, "rank", length=-1))
     with pytest.raises(PtwError, match=r"there is no rewards/luck\.py; there are hits, json_keys"):
         trained(planned(taught, "rank", rewards="luck"))
     assert catalogue_of(taught, "data/titles.txt") == {plain(title) for title in TITLES}

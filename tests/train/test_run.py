@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ptw.data.pack import PackedRow
 from ptw.data.stream import Stream
@@ -18,11 +19,12 @@ from ptw.errors import PtwError
 from ptw.evals.rows import forward_of
 from ptw.runs import lines, record
 from ptw.runs.open import open_named
-from ptw.train import held_out
+from ptw.train import held_out, launch
 from ptw.train.count import SLICE, Stopped, rows_of
 from ptw.train.group import Group
 from ptw.train.ledger import STARTS_IN_VAIN
 from ptw.train.moment import export
+from ptw.train.optimize import adamw, clip
 from ptw.train.run import Run
 from ptw.train.settings import TrainingSettings
 from ptw.workspace.manifest import read
@@ -351,3 +353,36 @@ def test_rows_are_counted_over_slices() -> None:
     assert rows_of(iter(rows[:-1]), alone, lambda: False) == 2 * SLICE - 1
     with pytest.raises(Stopped):
         rows_of(iter(rows), alone, lambda: True)
+
+
+def test_the_schedule_ends_with_the_run_also_where_an_epoch_is_no_whole_step(root: Path) -> None:
+    toml = root / "workspace.toml"
+    toml.write_text(
+        toml.read_text().replace(
+            "{ steps = 6, window = 128, rows = 2,", "{ epochs = 7, window = 128, rows = 4,"
+        )
+    )
+    steps = steps_of(trained(planned(root, "chat")).folder)
+    assert {step["total"] for step in steps} == {len(steps)}
+
+
+def test_what_a_failed_run_is_told_to_change_may_be_changed(root: Path) -> None:
+    run = launch.begun(read(root), "next", {}, resume=False)
+    record.change(run.folder, state="failed")
+    advised = {"rows_at_once": "1", "on_nan": "skip"}
+    settings = launch.begun(read(root), "next", advised, resume=True).plan["settings"]
+    assert (settings["rows_at_once"], settings["on_nan"]) == (1, "skip")
+
+
+def test_a_norm_of_0_shortens_nothing_and_biases_do_not_decay() -> None:
+    module = nn.Linear(2, 2)
+    module.gate_bias = nn.Parameter(torch.ones(3, 2))
+    for parameter in module.parameters():
+        parameter.grad = torch.full_like(parameter, 5)
+    assert clip(module.parameters(), 0) == pytest.approx(5 * 12**0.5)
+    assert all((parameter.grad == 5).all() for parameter in module.parameters())
+    assert clip(module.parameters(), 1) > 1
+    assert sum(parameter.grad.square().sum() for parameter in module.parameters()) == pytest.approx(1)
+    decayed, rest = (group["params"] for group in adamw(module, 1e-3, 0.1).param_groups)
+    assert [id(one) for one in decayed] == [id(module.weight)]
+    assert len(rest) == 2
