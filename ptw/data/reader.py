@@ -10,7 +10,7 @@ from ptw.data.pack import Key
 from ptw.data.render import render
 from ptw.data.renderers import Made, Renderers
 from ptw.data.sample import Sample
-from ptw.data.shuffle import Block, Start, blocks
+from ptw.data.shuffle import Order, Start
 from ptw.data.state import PartState, Refused
 from ptw.errors import PtwError
 from ptw.files.find import File, find
@@ -103,6 +103,7 @@ class Reader:
         self._source = source
         self._at = at
         self._part = source.parts[at]
+        self._order = Order(self._part.files, source.seed, source.shuffle, among=len(source.parts))
         self._blocks: dict[Start, _OpenBlock] = {}
         self._block_of: dict[Key, _OpenBlock] = {}
         self._entries = self._read_on()
@@ -137,7 +138,7 @@ class Reader:
         """Read again what was not handed out; the blocks that hold it begin where the state says."""
         found: dict[Key, Sample] = {}
         for start, first in self.state.blocks:
-            rows = next(self._blocks_from(start)).rows
+            rows = next(self._order.blocks(start)).rows
             for row in sorted({key.row for key in wanted if first <= key.row < first + len(rows)}):
                 for piece, sample in enumerate(self._fitted(self._rendered(rows[row - first]))[0]):
                     key = Key(self._at, row, piece)
@@ -162,7 +163,7 @@ class Reader:
         """The rows to read and what is made of them, epoch after epoch; None between two epochs."""
         while True:
             skipped = self.state.index
-            for block in self._blocks_from(self.state.reading):
+            for block in self._order.blocks(self.state.reading):
                 opened = _OpenBlock(block.start, self.state.row - skipped)
                 rows = block.rows[skipped:]
                 made = self._source.renderers.of(rows, self._part.dataset)
@@ -174,10 +175,6 @@ class Reader:
                 raise self._unusable()
             self.state = replace(self.state, reading=Start(self.state.epoch + 1), index=0, usable=0)
             yield None
-
-    def _blocks_from(self, start: Start) -> Iterator[Block]:
-        source = self._source
-        return blocks(self._part.files, source.seed, start, source.shuffle, among=len(source.parts))
 
     def _rendered(self, row: Row) -> Sample:
         return render(row, self._part.dataset, self._source.tokenizer)

@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ptw.errors import PtwError
-from ptw.files.find import File, content_digest, find
+from ptw.files.find import content_digest, find
 from ptw.files.read import Row, read_on
+from ptw.files.spans import Span
 
 
 class Position(NamedTuple):
-    """A place between two rows: in file number `file` of an order, after line `number`, ending at `byte`."""
+    """A place between two rows: in span number `span` of an order, after line `number`, ending at `byte`.
 
-    file: int = 0
+    Number 0 is the span's beginning.
+    """
+
+    span: int = 0
     number: int = 0
     byte: int = 0
 
@@ -22,25 +26,26 @@ def rows(root: Path, source: tuple[str, ...], start: Position | None = None) -> 
 
     PtwError: no rows at all, or a line that holds none.
     """
-    for _, row in walk(find(root, source), start or Position()):
+    for _, row in walk([Span(file) for file in find(root, source)], start or Position()):
         if row.fault is not None:
             raise row.fault
         yield row
 
 
-def walk(files: Sequence[File], start: Position) -> Iterator[tuple[Position, Row]]:
+def walk(spans: Sequence[Span], start: Position) -> Iterator[tuple[Position, Row]]:
     """Every row from `start` on, each with the position after it; a line that holds none with its fault."""
     empty = start == Position()
-    for at in range(start.file, len(files)):
-        number, byte = (start.number, start.byte) if at == start.file else (0, 0)
-        for row in read_on(files[at], number, byte):
+    for at in range(start.span, len(spans)):
+        file, number, byte, last = spans[at]
+        if at == start.span and start.number:
+            number, byte = start.number, start.byte
+        for row in read_on(file, number, byte, last):
             empty = False
             yield Position(at, row.number, row.end), row
     if empty:
-        names = ", ".join(file.place for file in files[:3])
-        raise PtwError(
-            f"{names}{', ...' if len(files) > 3 else ''}: no rows; a dataset must hold at least one"
-        )
+        names = list(dict.fromkeys(span.file.place for span in spans))
+        more = ", ..." if len(names) > 3 else ""
+        raise PtwError(f"{', '.join(names[:3])}{more}: no rows; a dataset must hold at least one")
 
 
 def digest(root: Path, source: tuple[str, ...]) -> str:

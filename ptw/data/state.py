@@ -10,6 +10,7 @@ from ptw.data.pack import Key
 from ptw.data.shuffle import Start
 from ptw.errors import PtwError
 
+VERSION = 2  # of what places in a state mean; one of another version is taken for damaged
 Keys = tuple[int, tuple[Key, ...]]  # samples of an epoch
 
 
@@ -120,7 +121,7 @@ def unsealed(values: object) -> dict[str, Any]:
 
 
 def _digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([VERSION, values], sort_keys=True).encode()).hexdigest()
 
 
 def _plain(keys: Keys) -> list[Any]:

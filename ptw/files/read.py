@@ -4,6 +4,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -14,7 +15,7 @@ import zstandard
 from ptw.errors import PtwError
 from ptw.files.find import File, open_file
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 17
 _ZSTD_BYTES = 1 << 11
 _LONGEST_LINE_BYTES = 256 << 20
 _PARQUET_ROWS = 256
@@ -46,20 +47,27 @@ def read(file: File, number: int = 0, byte: int = 0) -> Iterator[Row]:
         yield row
 
 
-def read_on(file: File, number: int = 0, byte: int = 0) -> Iterator[Row]:
-    """As `read`, but a line that holds no row is given with its `fault`, and the next ones after it."""
+def read_on(file: File, number: int = 0, byte: int = 0, last: int | None = None) -> Iterator[Row]:
+    """As `read`, but a line that holds no row is given with its `fault`, and the next ones after it.
+
+    The end is line (parquet: row) `last`, which the file must have; without one, that of the file.
+    """
+    if number == last:
+        return
     with open_file(file) as handle:
         if file.place.endswith(".parquet"):
-            yield from _parquet_rows(file, handle, number)
+            yield from _parquet_rows(file, handle, number, last)
         else:
-            yield from _json_rows(file, handle, number, byte)
+            yield from _json_rows(file, handle, number, byte, last)
 
 
-def _json_rows(file: File, handle: BinaryIO, number: int, byte: int) -> Iterator[Row]:
+def _json_rows(file: File, handle: BinaryIO, number: int, byte: int, last: int | None) -> Iterator[Row]:
     for line in _lines(file, _content(file, handle, byte)):
         number, byte = number + 1, byte + len(line) + 1
         if line.strip():
             yield _row(f"{file.place}:{number}", line, number, byte)
+        if number == last:
+            return
 
 
 def _row(place: str, line: bytes, number: int, end: int) -> Row:
@@ -115,7 +123,7 @@ def _content(file: File, handle: BinaryIO, byte: int) -> Iterator[bytes]:
     """The plain content from `byte` on; what is compressed can only be skipped by decompressing it."""
     if file.place.endswith(".jsonl"):
         handle.seek(byte)
-        yield from _told(file, iter(lambda: handle.read(_CHUNK_BYTES), b""))
+        yield from chunks(file, handle)
         return
     for chunk in _told(file, _gunzip(handle) if file.place.endswith(".gz") else _unzstd(handle)):
         if byte >= len(chunk):
@@ -123,6 +131,11 @@ def _content(file: File, handle: BinaryIO, byte: int) -> Iterator[bytes]:
         else:
             yield chunk[byte:]
             byte = 0
+
+
+def chunks(file: File, handle: BinaryIO) -> Iterator[bytes]:
+    """The bytes from where the handle stands; PtwError names the file that can't be read."""
+    return _told(file, iter(lambda: handle.read(_CHUNK_BYTES), b""))
 
 
 def _gunzip(handle: BinaryIO) -> Iterator[bytes]:
@@ -157,20 +170,28 @@ def _told(file: File, chunks: Iterator[bytes]) -> Iterator[bytes]:
         raise PtwError(f"{file.place}: can't be read ({error})") from error
 
 
-def _parquet_rows(file: File, handle: BinaryIO, number: int) -> Iterator[Row]:
+@contextmanager
+def opened_parquet(file: File, handle: BinaryIO) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """PtwError: it is none, or damaged, also where that shows later."""
     try:
-        parquet = pyarrow.parquet.ParquetFile(handle)
+        yield pyarrow.parquet.ParquetFile(handle)
+    # an OSError is how pyarrow says most damage
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise PtwError(
+            f"{file.place}: cut off or no parquet ({error}); write or fetch the file again"
+        ) from error
+
+
+def _parquet_rows(file: File, handle: BinaryIO, number: int, last: int | None) -> Iterator[Row]:
+    with opened_parquet(file, handle) as parquet:
         done = 0
         for group in range(parquet.num_row_groups):
             rows = parquet.metadata.row_group(group).num_rows
             if done + rows > number:
                 yield from _group_rows(file, parquet, group, done, number)
             done += rows
-    # an OSError is how pyarrow says most damage
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise PtwError(
-            f"{file.place}: cut off or no parquet ({error}); write or fetch the file again"
-        ) from error
+            if last is not None and done >= last:
+                return
 
 
 def _group_rows(file: File, parquet: Any, group: int, done: int, number: int) -> Iterator[Row]:

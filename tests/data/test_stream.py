@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import ptw.data.produce
 import ptw.data.shuffle
+import ptw.files.spans
 from ptw.data.pack import PackedRow
 from ptw.data.stream import Stream
 from ptw.errors import PtwError
@@ -63,6 +64,7 @@ def dataset_of(source: tuple[str, ...], **keys: Any) -> DatasetEntry:
     epochs=st.integers(1, 3),
     files=st.integers(1, 3),
     block=st.integers(1, 20),
+    span=st.integers(1, 9),
     ahead=st.integers(1, 30),
     ready=st.integers(1, 8),
     stops=st.lists(st.floats(0, 1), min_size=1, max_size=3),
@@ -75,6 +77,7 @@ def test_every_sample_comes_once_an_epoch_also_after_any_stops(
     epochs: int,
     files: int,
     block: int,
+    span: int,
     ahead: int,
     ready: int,
     stops: list[float],
@@ -86,6 +89,7 @@ def test_every_sample_comes_once_an_epoch_also_after_any_stops(
     dataset = dataset_of(write_events(root, lengths, files), too_long="split")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ptw.data.shuffle, "BLOCK_ROWS", block)
+        patch.setattr(ptw.files.spans, "SPAN_LINES", span)
         patch.setattr(ptw.data.produce, "LOOK_AHEAD_SAMPLES", ahead)
         patch.setattr(ptw.data.produce, "READY_ROWS", ready)
 
@@ -116,6 +120,21 @@ def test_rows_of_long_and_short_samples_are_mixed_through_the_epoch(
     counts = np.array([len(row.samples) for row in rows])
     assert counts.std() > 0
     assert abs(np.corrcoef(np.arange(len(counts)), counts)[0, 1]) < 0.5
+
+
+def test_a_large_file_that_is_sorted_is_mixed_through_the_epoch(
+    item_tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ten blocks each would hold another tenth of the file, if only their own rows were shuffled."""
+    monkeypatch.setattr(ptw.data.shuffle, "BLOCK_ROWS", 1000)
+    dataset = dataset_of(write_events(tmp_path, [5] * 10_000))
+    rows = Stream(tmp_path, dataset, item_tokenizer, window=6, seed=0, epochs=1)
+    lines = np.array([int(row.samples[0].rpartition(":")[2]) for row in rows])
+    assert sorted(lines) == list(range(1, 10_001))
+    means = lines.reshape(10, 1000).mean(axis=1) / 10_000
+    assert np.abs(means - 0.5).max() < 0.2  # in order: .05 to .95; 16 spans in a block: +- .07
+    neighbours = np.abs(np.diff(lines)) / 10_000
+    assert neighbours.mean() > 0.25  # of two rows at random: 1/3
 
 
 def test_targets_are_the_next_ids_of_the_same_document(item_tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -14,10 +14,16 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
+import ptw.files.read
+import ptw.files.spans
 from ptw.data.sources import Position, digest, rows, walk
 from ptw.errors import PtwError
 from ptw.files.find import find
+from ptw.files.read import read_on
+from ptw.files.spans import Span, spans
 
 VALUES = [{"text": f"row {at} " + "é" * (at % 50), "at": at} for at in range(700)]
 LINES = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in VALUES).encode()
@@ -50,6 +56,10 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def whole(root: Path, pattern: str) -> list[Span]:
+    return [Span(file) for file in find(root, (pattern,))]
+
+
 def test_every_kind_of_file_gives_the_same_rows(root: Path) -> None:
     for name in CONTENT:
         assert [row.value for row in rows(root, (name,))] == VALUES
@@ -58,12 +68,51 @@ def test_every_kind_of_file_gives_the_same_rows(root: Path) -> None:
 
 
 def test_reading_goes_on_after_any_row(root: Path) -> None:
-    walked = list(walk(find(root, ("*",)), Position()))
+    walked = list(walk(whole(root, "*"), Position()))
     places = [row.place for _, row in walked]
     assert len(places) == len(set(places)) == 4 * len(VALUES)
     for at in (0, 1, 698, 699, 700, 1000, 1399, 1400, 2099, 2100, 2299, 2300, 2798):
         rest = [row.place for row in rows(root, ("*",), walked[at][0])]
         assert rest == places[at + 1 :]
+
+
+def test_spans_are_the_file_in_pieces(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for most in (1 << 18, 5):
+        monkeypatch.setattr(ptw.files.spans, "MOST_SPANS", most)
+        pieces = {file.place: spans(file) for file in find(root, ("*",))}
+        for name, found in pieces.items():
+            assert [row.value for _, row in walk(found, Position())] == VALUES
+            parts = [len(list(walk([span], Position()))) for span in found]
+            wanted = {"d.parquet": [200, 200, 200, 100]}.get(name, [len(VALUES)])
+            if name == "a.jsonl":
+                each = 64 if most > 5 else 256
+                wanted = [each] * (len(VALUES) // each) + [len(VALUES) % each]
+            assert parts == wanted
+
+
+@given(
+    lines=st.lists(
+        st.sampled_from([b'{"a": 1}', b"", b'{"a": "%s"}' % (b"x" * 90)]), min_size=1, max_size=40
+    ),
+    ends=st.booleans(),
+    each=st.integers(1, 9),
+    chunk=st.integers(1, 200),
+    most=st.integers(2, 50),
+)
+def test_spans_hold_every_line_once(
+    lines: list[bytes], ends: bool, each: int, chunk: int, most: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("lines")
+    (root / "a.jsonl").write_bytes(b"\n".join(lines) + b"\n" * ends)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ptw.files.read, "_CHUNK_BYTES", chunk)
+        patch.setattr(ptw.files.spans, "SPAN_LINES", each)
+        patch.setattr(ptw.files.spans, "MOST_SPANS", most)
+        (file,) = find(root, ("a.jsonl",))
+        read = [row.number for row in read_on(file)]
+        found = spans(file)
+        assert [row.number for span in found for row in read_on(*span)] == read
+        assert len(found) <= most
 
 
 def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path: Path) -> None:
@@ -153,7 +202,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_bucket_is_read_like_a_folder(bucket: str, tmp_path: Path) -> None:
-    walked = list(walk(find(tmp_path, (f"{bucket}/*",)), Position()))
+    walked = list(walk(whole(tmp_path, f"{bucket}/*"), Position()))
     assert [row.value for _, row in walked] == VALUES * 4
     assert walked[0][1].place == f"{bucket}/a.jsonl:1"
     position, _ = walked[1000]

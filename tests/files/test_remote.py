@@ -14,6 +14,7 @@ from ptw.data.sources import Position, rows, walk
 from ptw.errors import PtwError
 from ptw.files import remote
 from ptw.files.find import File, find, open_file, size_bytes
+from ptw.files.spans import Span
 from tests.files.flaky import Fault, Flaky, flaky
 from tests.files.test_read import parquet, zst
 
@@ -77,12 +78,12 @@ def test_no_row_is_lost_or_doubled(flaky_store: Flaky, name: str, scheme: str, t
     faults: list[Fault] = ["reset", "500", "cut", "pass", "slow down", "pass", "reset", "pass"]
     flaky_store.failed.clear()
     flaky_store.faults = itertools.cycle(faults)
-    walked = list(walk(files, Position()))
+    walked = list(walk([Span(file) for file in files], Position()))
     assert [row.value for _, row in walked] == VALUES
     assert len({row.place for _, row in walked}) == len(VALUES)
     assert len(flaky_store.failed) >= 4
     position, _ = walked[2000]
-    assert [row.value for _, row in walk(files, position)] == VALUES[2001:]
+    assert [row.value for _, row in walk([Span(file) for file in files], position)] == VALUES[2001:]
 
 
 def test_a_store_that_stalls_is_asked_again(flaky_store: Flaky) -> None:
