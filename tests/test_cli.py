@@ -14,6 +14,7 @@ from git import Repo
 from ptw import cli
 from ptw.cli import training
 from ptw.errors import PtwError
+from ptw.workspace.manifest import read
 from ptw.workspace.simulate import MEMBERS, write_service
 
 HEAVY = ("torch", "transformers", "tokenizers", "ray", "git", "pyarrow", "rich", "numpy")
@@ -39,6 +40,17 @@ def ptw(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     command = [sys.executable, "-m", "ptw", *arguments]
     variables = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])} | environment
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60)
+
+
+def test_a_new_workspace_tells_of_its_datasets(catalogue: Path) -> None:
+    """Also where a recipe that names one waits for a vocabulary."""
+    said = ptw(catalogue, "data")
+    assert said.returncode == 0, said.stderr
+    assert [line.split()[0] for line in said.stdout.splitlines()] == [
+        "dataset",
+        *read(catalogue).datasets,
+    ]
+    assert ptw(catalogue, "data", "viewings").returncode == 0
 
 
 def test_help_lists_the_commands_as_a_user_meets_them() -> None:

@@ -30,6 +30,7 @@ from ptw.workspace.manifest import Workspace
 from ptw.workspace.problem import hint_of
 
 Likeliest = Callable[[Tensor, int], Iterator[tuple[int, float]]]
+WIDER = 5  # beams for each item that is asked for: filters leave fewer of them something to say
 NAMED_BY = ("title", "name")  # keys of an item that people know it by
 
 
@@ -171,7 +172,7 @@ def _generated(
     opened: Opened, tokenizer: Tokenizer, ids: Sequence[int], new: float, allowed_I: Tensor, top: int
 ) -> Iterator[tuple[int, float]]:
     """Over semantic IDs, whose catalogue is in the order of their rows: numbers and log-probabilities."""
-    width, later = max(BEAMS, 2 * top), later_of(opened, new)
+    width, later = max(BEAMS, WIDER * top), later_of(opened, new)
     generator = Generator(opened.loaded.module, tokenizer, width, later=later)
     rows_BW, scores_BW = generator.likeliest([ids], allowed_I[None])
     found = zip(rows_BW[0].tolist()[:top], scores_BW[0].tolist(), strict=False)

@@ -35,7 +35,8 @@ def find(root: Path, source: tuple[str, ...]) -> tuple[File, ...]:
         found = _find_remote(pattern) if "://" in pattern else _find_local(root, pattern)
         if not found:
             where = "there" if "://" in pattern else f"under {root}"
-            raise PtwError(f"{pattern}: no file {where} matches; check the path, or create the file")
+            hint = "train the recipe of that run first" if pattern.startswith("runs/") else "create the file"
+            raise PtwError(f"{pattern}: no file {where} matches; check the path, or {hint}")
         files |= {file.place: file for file in found if file.place not in files}
     for file in files.values():
         if not file.place.endswith(SUFFIXES):

@@ -18,10 +18,11 @@ def resolve(hf: str, revision: str | None, root: Path) -> Path:
     if folder.is_dir():
         return folder
     if revision is None:
-        raise PtwError(
-            f"workspace.toml: hf = {hf!r}: there is no folder {folder}; "
-            "a Hub id also needs `revision`, the full commit"
+        of_a_run = hf.startswith("runs/")
+        hint = (
+            "train the recipe of that run" if of_a_run else "a Hub id also needs `revision`, the full commit"
         )
+        raise PtwError(f"workspace.toml: hf = {hf!r}: there is no folder {folder}; {hint}")
     return _snapshot(hf, revision)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ptw.errors import PtwError
-from ptw.train.plan import resolve
+from ptw.train.plan import settings_of
+from ptw.workspace import rooms
 from ptw.workspace.manifest import DatasetEntry, RecipeEntry, Workspace
 from ptw.workspace.problem import hint_of
 
@@ -83,7 +84,7 @@ def _roles(workspace: Workspace, recipe: RecipeEntry, dataset: str) -> Iterator[
 
 def _setup(workspace: Workspace, recipe: RecipeEntry, role: str) -> Setup:
     """A recipe of the workspace's own may know no window, rows or seed."""
-    settings = resolve(workspace, recipe.name, {}).settings
+    settings = settings_of(rooms.files(workspace.root, "recipes")[recipe.recipe], recipe.settings, {})
     window, rows, seed = (settings.get(key) for key in ("window", "rows", "seed"))
     return Setup(
         recipe.tokenizer,

@@ -127,7 +127,7 @@ def resolve(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) -> 
         eval_dataset=entry.eval_dataset,
         datasets={name: dataset for name, dataset in workspace.datasets.items() if name in used},
         cluster=LOCAL if entry.cluster is None else workspace.clusters[entry.cluster],
-        settings=_settings(file, entry.settings, overrides),
+        settings=settings_of(file, entry.settings, overrides),
         overrides=dict(overrides),
         tracking=dict(workspace.tracking),
         semantic_ids={name: _pinned(workspace, name) for name in tokenizer.semantic_ids},
@@ -200,7 +200,11 @@ def gone_on(old: Plan, new: Plan) -> Plan:
     )
 
 
-def _settings(file: Path, given: Mapping[str, object], overrides: Mapping[str, str]) -> dict[str, object]:
+def settings_of(file: Path, given: Mapping[str, object], overrides: Mapping[str, str]) -> dict[str, object]:
+    """All settings of a recipe's file: its defaults, what workspace.toml gives, and `--set` above both.
+
+    PtwError for a key that it lacks, a value that can't be, and one that has to be given and is not.
+    """
     fields = rooms.settings_fields(file)
     settings = {name: field.default for name, field in fields.items() if not field.required} | dict(given)
     for key, text in overrides.items():

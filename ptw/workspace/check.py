@@ -34,7 +34,10 @@ def checked(root: Path) -> Checked:
     told = [*SECTIONS, *(section for section in OPTIONAL if tables(document, section))]
     counts = [f"{section} {len(tables(document, section))}" for section in told]
     found = document_problems(document)
-    return Checked(tuple(found), f"{FILE}: nothing is wrong with it ({', '.join(counts)})")
+    coming = [
+        f"\n{place}: `ptw train {recipe}` makes it" for place, recipe in places.to_come(document).items()
+    ]
+    return Checked(tuple(found), f"{FILE}: nothing is wrong with it ({', '.join(counts)}){''.join(coming)}")
 
 
 def problems(root: Path) -> list[Problem]:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ptw.workspace.document import Document
+from ptw.workspace.entries import tables
 from ptw.workspace.problem import Problem, nearest
 
 Key = tuple[str | int, ...]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+MADE_BY_A_RUN = re.compile(r"runs/(?P<recipe>.+)-\d{3,}/(model|adapter|labels\.jsonl|refused\.jsonl)")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -27,6 +29,8 @@ def checkpoint_problems(
         return
     where = (*path, "hf")
     folder = document.root / hf
+    if recipe_of(document, hf) is not None:
+        return
     if os.path.isdir(folder):
         fault = folder_fault(folder)
         if fault is not None:
@@ -42,6 +46,25 @@ def checkpoint_problems(
     elif revision is None:
         hint = near_file(document.root, hf) or "for a Hub id, add revision = its full commit (40 hex digits)"
         yield document.problem(where, hf, "no such folder, and a Hub id needs a revision", hint)
+
+
+def recipe_of(document: Document, place: str) -> str | None:
+    """The recipe of this file that will make it, where it is what a run leaves and not there yet."""
+    made = MADE_BY_A_RUN.fullmatch(place)
+    if made is None or made["recipe"] not in tables(document, "recipes") or (document.root / place).exists():
+        return None
+    return made["recipe"]
+
+
+def to_come(document: Document) -> dict[str, str]:
+    """What the file names that runs of its own recipes have yet to make, and by which recipe."""
+    entries = [entry for section in ("models", "tokenizers") for entry in tables(document, section).values()]
+    named = [entry.get("hf") for entry in entries]
+    for entry in tables(document, "datasets").values():
+        source = entry.get("source")
+        named += source if isinstance(source, list) else [source]
+    recipes = {place: recipe_of(document, place) for place in named if isinstance(place, str)}
+    return {place: recipe for place, recipe in recipes.items() if recipe is not None}
 
 
 def model_folder_fault(folder: Path) -> str | None:
@@ -79,6 +102,8 @@ def source_problems(document: Document, path: Key, source: str) -> Iterator[Prob
     if "://" in source:
         if not source.endswith((*SUFFIXES, "*")):
             yield document.problem(path, source, "not a file that ptw reads", endings)
+        return
+    if recipe_of(document, source) is not None:
         return
     found = matches(document.root, source)
     wrong = [file for file in found if not file.endswith(SUFFIXES)]

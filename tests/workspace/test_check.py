@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from ptw.errors import PtwError
 from ptw.workspace import manifest
-from ptw.workspace.check import problems
+from ptw.workspace.check import checked, problems
 from ptw.workspace.schema import schema_text
 
 Change = Callable[[str, str], Path]
@@ -28,6 +28,39 @@ def test_a_checkpoint_may_ask_for_hugging_faces_own_class(changed: Change) -> No
     root = changed('hf = "checkpoints/local"', 'hf = "checkpoints/local"\nport = "hf"')
     assert problems(root) == []
     assert manifest.read(root).models["local"].port == "hf"
+
+
+AHEAD = """
+[models.taught]
+hf = "runs/{recipe}-001/model"
+
+[tokenizers.of-a-run]
+hf = "runs/{recipe}-001/model"
+
+[datasets.said]
+source = ["runs/{recipe}-001/{file}"]
+format = "chat"
+"""
+
+
+def test_what_runs_are_to_make_need_not_be_there(root: Path) -> None:
+    """A whole pipeline is declared before its first run."""
+    file = root / "workspace.toml"
+    before = file.read_text()
+    recipe = next(iter(manifest.read(root).recipes))
+    file.write_text(before + AHEAD.format(recipe=recipe, file="labels.jsonl"))
+    found = checked(root)
+    assert not found.problems
+    assert found.summary.splitlines()[1:] == [
+        f"runs/{recipe}-001/{made}: `ptw train {recipe}` makes it" for made in ("model", "labels.jsonl")
+    ]
+    file.write_text(before + AHEAD.format(recipe=recipe, file="lables.jsonl"))
+    assert [problem.key for problem in problems(root)] == ["datasets.said.source[0]"]
+    file.write_text(before + AHEAD.format(recipe="no-recipe", file="labels.jsonl"))
+    assert len(problems(root)) == 3
+    file.write_text(before + AHEAD.format(recipe=recipe, file="labels.jsonl"))
+    (root / "runs" / f"{recipe}-001" / "model").mkdir(parents=True)  # it is there, and holds nothing
+    assert [problem.key for problem in problems(root)] == ["models.taught.hf", "tokenizers.of-a-run.hf"]
 
 
 # what is replaced, by what, the key that is told, and what its message or hint must say
