@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class Settings(RolloutSettings):
     )
     catalogue: str | None = None  # a file with a title a line; what it lacks is no hit, whatever rewards say
     outside: float = 0.0  # what a title is worth that the catalogue lacks
+    weigh: Literal["titles", "tokens"] = "titles"  # what counts the same; tokens: no pull to shorter titles
     clip_low: float = 0.2
     clip_high: float = 0.2
 
@@ -71,7 +73,8 @@ def train(run: Run, settings: Settings) -> None:
             change_A = per_action(rollouts.log_probs(batch) - told.before_M, told.action_M)
             advantage_A = per_action(told.advantage_M, told.action_M)
             loss_A = surrogate(change_A, advantage_A, settings) * per_action(told.correction_M, told.action_M)
-            run.step(optimizer, loss_A.sum() / told.actions, **told.shares)
+            weight_A = weights(told.action_M, told.actions, told.tokens, settings)
+            run.step(optimizer, (weight_A * loss_A).sum(), **told.shares)
         rollouts.measure()
     run.save(model)
 
@@ -83,6 +86,14 @@ def advantages(returns_of: Sequence[Sequence[float]], titles: int) -> list[Tenso
         row_R[: len(values)] = torch.tensor(values, dtype=torch.float64)
     ahead_NR = (table_NR - table_NR.mean(0)) / (table_NR.std(0) + 1e-6)
     return [row_R[: len(values)] for row_R, values in zip(ahead_NR, returns_of, strict=True)]
+
+
+def weights(action_M: Tensor, actions: int, tokens: int, settings: Settings) -> Tensor:
+    """(A,) of each action of the batch, in a step of so many actions and tokens."""
+    lengths_A = torch.bincount(action_M)
+    if settings.weigh == "tokens":
+        return lengths_A / tokens
+    return torch.ones_like(lengths_A) / actions
 
 
 def surrogate(change_A: Tensor, advantage_A: Tensor, settings: Settings) -> Tensor:

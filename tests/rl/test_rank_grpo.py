@@ -209,6 +209,23 @@ def test_long_and_short_titles_weigh_the_same() -> None:
     assert per_action(change, action + 1)[0] == 0  # an action that no token is of
 
 
+@pytest.mark.parametrize(("weigh", "pull"), [("titles", 0.5 - 1 / 8), ("tokens", 0.0)])
+def test_where_tokens_weigh_the_same_nothing_pulls_to_shorter_titles(weigh: str, pull: float) -> None:
+    """A hit of two tokens and a miss of eight, as much ahead as behind, both with an end of the title."""
+    action = torch.tensor([0] * 2 + [1] * 8)
+    change = torch.zeros(10, dtype=torch.float64, requires_grad=True)
+    ahead = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    settings = rank_grpo.Settings(rewards=["hits"], weigh=weigh)
+    loss = rank_grpo.surrogate(per_action(change, action), ahead, settings)
+    (rank_grpo.weights(action, 2, 10, settings) * loss).sum().backward()
+    assert change.grad is not None
+    ends = -change.grad[[1, 9]]  # what each step adds to the ends' log-probabilities
+    scale = {"titles": 2, "tokens": 10}[weigh]
+    assert (ends.sum() * scale).item() == pytest.approx(pull)
+    nothing = torch.empty(0, dtype=torch.int64)
+    assert len(rank_grpo.weights(nothing, 2, 10, settings)) == 0  # of a worker without a row
+
+
 def test_lists_become_better(taught: Path) -> None:
     found = trained(planned(taught, "rank"))
     steps, (before, after) = steps_of(found.folder), measured_of(found.folder)
