@@ -16,12 +16,13 @@ def leading(matrix_NM: csr_array, width: int, seed: int) -> tuple[Tensor, Tensor
 
     Halko, Martinsson and Tropp, 2011: a random sketch, turned towards the strong directions a few times.
     """
-    turned_MN = matrix_NM.T.tocsr()
+    turned_MN = matrix_NM.T  # the same memory
     generator = torch.Generator().manual_seed(seed)
     most = min(width + BEYOND, *matrix_NM.shape)
-    basis_NS = _basis(matrix_NM, torch.randn(matrix_NM.shape[1], most, generator=generator))
+    basis_MS = torch.randn(matrix_NM.shape[1], most, generator=generator)
     for _ in range(TURNS):
-        basis_NS = _basis(matrix_NM, _basis(turned_MN, basis_NS))
+        basis_MS = _basis(turned_MN, _basis(matrix_NM, basis_MS))
+    basis_NS = _basis(matrix_NM, basis_MS)
     right_MD, strength_D, small_SD = torch.linalg.svd(times(turned_MN, basis_NS), full_matrices=False)
     kept = min(width, most)
     return basis_NS @ small_SD.T[:, :kept], strength_D[:kept], right_MD[:, :kept]
