@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from ptw.data.sources import rows
 from ptw.errors import PtwError
+from ptw.vocab.sparse import blocks
 from ptw.vocab.svd import leading
 from ptw.workspace.manifest import DatasetEntry
 
+Rows = np.ndarray[Any, np.dtype[np.int32]]
+EVENTS_AT_ONCE = 2**20  # whose pairs are in memory beside those that were counted
 NEAR = 5  # events: how far apart two items still stand beside each other
 WIDTH = 64
 SMOOTHED = 0.75  # the power of an item's count as a neighbour, so that rare ones are not all that counts
@@ -26,26 +30,18 @@ def of_behaviour(root: Path, dataset: DatasetEntry, row_of: Mapping[str, int], s
     Levy and Goldberg, 2014: what skip-gram factorises. What `leave_out` holds out is not looked at. Items
     that stand in no sequence have zeros, the others length 1.
     """
-    pairs_P, counts_P = _pairs(_sequences(root, dataset, row_of), len(row_of))
-    if not len(counts_P):
+    counts_NN = _together(_sequences(root, dataset, row_of), len(row_of))
+    if not counts_NN.nnz:
         raise PtwError(f"dataset {dataset.name}: no two items of the vocabulary stand beside each other")
-    total = counts_P.sum()
-    of_item_N = torch.zeros(len(row_of), dtype=torch.float64).index_add_(0, pairs_P[0], counts_P)
-    share_N = of_item_N**SMOOTHED / (of_item_N**SMOOTHED).sum()
-    information_P = (
-        (counts_P / total).log() - (of_item_N[pairs_P[0]] / total).log() - share_N[pairs_P[1]].log()
-    )
-    kept = information_P > 0
-    entries = (information_P[kept].float().numpy(), tuple(pairs_P[:, kept].numpy()))
-    matrix_NN = csr_array(entries, shape=(len(row_of), len(row_of)))
+    matrix_NN = _informed(counts_NN)
+    del counts_NN
     left_ND, strength_D, _ = leading(matrix_NN, WIDTH, seed)
     acted_N = torch.from_numpy(np.diff(matrix_NN.indptr) > 0)
     # where nothing is known there is still the rounding of the others
     return torch.nn.functional.normalize(left_ND * strength_D.sqrt()) * acted_N[:, None]
 
 
-def _sequences(root: Path, dataset: DatasetEntry, row_of: Mapping[str, int]) -> list[np.ndarray]:
-    found = []
+def _sequences(root: Path, dataset: DatasetEntry, row_of: Mapping[str, int]) -> Iterator[Rows]:
     for part in dataset.parts:
         for row in rows(root, part.dataset.source):
             if row.fault is not None:
@@ -54,20 +50,50 @@ def _sequences(root: Path, dataset: DatasetEntry, row_of: Mapping[str, int]) -> 
             if not isinstance(items, list):
                 raise PtwError(f"{row.place}: an event row needs `items`, a list of item ids")
             kept = items[: max(len(items) - part.dataset.leave_out, 0)]
-            found.append(np.array([row_of[str(item)] for item in kept if str(item) in row_of], np.int64))
-    return found
+            yield np.array([row_of[str(item)] for item in kept if str(item) in row_of], np.int32)
 
 
-def _pairs(sequences: Sequence[np.ndarray], items: int) -> tuple[Tensor, Tensor]:
-    """(2, P) pairs of items that stand near each other, both ways round, and how often each does."""
-    whole = np.concatenate([np.empty(0, np.int64), *sequences])
+def _together(sequences: Iterable[Rows], items: int) -> csr_array:
+    """(N, N) how often two items stand near each other, both ways round; no item beside itself."""
+    found, waiting, events = csr_array((items, items), dtype=np.int32), [], 0
+    for sequence in sequences:
+        waiting.append(sequence)
+        events += len(sequence)
+        if events >= EVENTS_AT_ONCE:
+            found, waiting, events = found + _of_some(waiting, items), [], 0
+    if waiting:
+        found = found + _of_some(waiting, items)
+    return csr_array(found + found.T)
+
+
+def _of_some(sequences: Sequence[Rows], items: int) -> csr_array:
+    """(N, N) how often an item stands near one of a higher row."""
+    whole = np.concatenate(sequences)
     owner = np.repeat(np.arange(len(sequences)), [len(one) for one in sequences])
-    numbers = []
+    low, high = [], []
     for apart in range(1, NEAR + 1):
-        together = owner[apart:] == owner[:-apart]
-        one, other = whole[:-apart][together], whole[apart:][together]
-        both = one != other
-        numbers += [one[both] * items + other[both], other[both] * items + one[both]]
-    found, counts = np.unique(np.concatenate(numbers), return_counts=True)
-    pairs = np.stack([found // items, found % items])
-    return torch.from_numpy(pairs), torch.from_numpy(counts.astype(np.float64))
+        both = (owner[apart:] == owner[:-apart]) & (whole[apart:] != whole[:-apart])
+        one, other = whole[:-apart][both], whole[apart:][both]
+        low.append(np.minimum(one, other))
+        high.append(np.maximum(one, other))
+    pairs = np.concatenate(low), np.concatenate(high)
+    return csr_array((np.ones(len(pairs[0]), np.int32), pairs), shape=(items, items))
+
+
+def _informed(counts_NN: csr_array) -> csr_array:
+    """(N, N) the information that is positive, of counts that are the same both ways; in their memory."""
+    of_item_N = torch.zeros(counts_NN.shape[0], dtype=torch.float64)
+    for among, entries, own_P in blocks(counts_NN):
+        found = np.bincount(own_P, counts_NN.data[entries], minlength=among.stop - among.start)
+        of_item_N[among] = torch.from_numpy(found)
+    share_N = of_item_N**SMOOTHED / (of_item_N**SMOOTHED).sum()
+    total, log_of_item_N = of_item_N.sum(), (of_item_N / of_item_N.sum()).log()
+    values = np.empty(counts_NN.nnz, np.float32)
+    for among, entries, own_P in blocks(counts_NN):
+        counts_P = torch.from_numpy(counts_NN.data[entries].astype(np.float64))
+        information_P = (counts_P / total).log() - log_of_item_N[among][own_P]
+        information_P -= share_N.log()[counts_NN.indices[entries]]
+        values[entries] = information_P.clamp(min=0).float().numpy()
+    found_NN = csr_array((values, counts_NN.indices, counts_NN.indptr), shape=counts_NN.shape)
+    found_NN.eliminate_zeros()
+    return found_NN

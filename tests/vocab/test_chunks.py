@@ -1,11 +1,11 @@
-"""Counting words in chunks changes nothing, and takes numbers of four bytes."""
+"""Counting words and pairs of items in chunks changes nothing, and takes numbers of four bytes."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
 
-from ptw.vocab import text
+from ptw.vocab import behaviour, text
 from ptw.vocab.sparse import blocks
 from ptw.vocab.text import learn_lsa
 
@@ -37,3 +37,19 @@ def test_blocks_are_all_entries_once(at_once: int, monkeypatch: pytest.MonkeyPat
     assert [number for _, entries, _ in blocks(matrix) for number in range(matrix.nnz)[entries]] == list(
         range(matrix.nnz)
     )
+
+
+@pytest.mark.parametrize("at_once", [1, 30, 10_000])
+def test_pairs_are_counted_the_same_in_chunks(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(behaviour, "EVENTS_AT_ONCE", at_once)
+    draw = np.random.default_rng(0)
+    sequences = [draw.integers(0, 12, size).astype(np.int32) for size in (0, 1, 40, 2, 7, 0, 30)]
+    wanted = np.zeros((12, 12), np.int64)
+    for one in sequences:
+        for at, item in enumerate(one):
+            for beside in (*one[max(at - behaviour.NEAR, 0) : at], *one[at + 1 : at + behaviour.NEAR + 1]):
+                wanted[item, beside] += item != beside
+    found = behaviour._together(iter(sequences), 12)
+    assert (found.toarray() == wanted).all()
+    assert found.indices.dtype == np.int32
+    assert behaviour._together(iter([]), 12).nnz == 0
