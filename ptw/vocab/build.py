@@ -30,6 +30,7 @@ from ptw.workspace.manifest import SemanticIdsEntry, Workspace
 from ptw.workspace.problem import hint_of
 
 VECTORS = "vectors.safetensors"  # in half precision: what a refit starts from
+NAMED = 8  # items of which nothing is known
 Say = Callable[[str], None]
 
 
@@ -129,6 +130,7 @@ def _published(
         **facts,
         "declared": semantic.declared(entry),
         "content": content_digest(find(workspace.root, tuple(facts["files"]))),
+        "nothing_known": _nothing_known(made),
         "figures": figures(made.placed, entry.codebook_size, made.catalogue.attributes()),
     }
     codes = made.placed.codes_NL.numpy().astype(np.int32)
@@ -154,6 +156,12 @@ def _published(
     except (OSError, SafetensorError) as error:
         raise PtwError(f"{target}: can't be written ({error}); nothing was left behind") from error
     return target
+
+
+def _nothing_known(made: Made) -> dict[str, Any]:
+    """How many items neither a text nor behaviour gives a place, and the first few of them."""
+    rows = (made.vectors_ND.norm(dim=-1) == 0).nonzero()[:, 0].tolist()
+    return {"items": len(rows), "first": [made.catalogue.ids[row] for row in rows[:NAMED]]}
 
 
 def _new_of(catalogue: Catalogue, old: SemanticIds, say: Say) -> Catalogue:

@@ -61,6 +61,10 @@ class Report:
             ("largest bucket", f"{found['largest_bucket']:,} items had the same nearest codes"),
             ("left over", f"{found['left_over']:.1%} of the vectors ({nearest:.1%} before moving)"),
         ]
+        silent = facts.get("nothing_known", {"items": 0})
+        if silent["items"]:
+            named = ", ".join(silent["first"])
+            rows.append(("nothing known", f"of {silent['items']:,} items, whose codes say nothing: {named}"))
         for number, level in enumerate(found["levels"]):
             used = f"{level['used']:,} of {level['of']:,} codes used, perplexity {level['perplexity']:,.1f}"
             rows.append((f"level {number}", used))

@@ -18,9 +18,11 @@ from ptw.vocab.behaviour import of_behaviour
 from ptw.vocab.catalogue import Catalogue
 from ptw.vocab.encode import encoded
 from ptw.vocab.text import Lsa, learn_lsa
+from ptw.vocab.words import NOW, SPACED, words_of
 from ptw.workspace.manifest import SemanticIdsEntry, Workspace
 
 FILE = "space.safetensors"
+READING = "reading"  # the tensor that says how texts were read
 LSA, NONE = "lsa", "none"
 RIDGE = 1.0
 Say = Callable[[str], None]
@@ -52,8 +54,8 @@ def learn_space(
     """
     tensors: dict[str, Tensor] = {}
     if _reads_text(entry):
-        lsa = learn_lsa(catalogue.texts(entry.text), entry.seed)
-        tensors = {"rarity": lsa.rarity_B, "directions": lsa.directions_BD}
+        lsa = learn_lsa(_with_words(catalogue, entry), entry.seed)
+        tensors = {"rarity": lsa.rarity_B, "directions": lsa.directions_BD, READING: torch.tensor(NOW)}
     own_ND = _own(workspace, entry, catalogue, Space(tensors), say)
     if entry.behaviour is None:
         assert own_ND is not None, "the workspace was checked"
@@ -92,15 +94,48 @@ def _own(
         return _given(workspace.root, entry.embeddings, catalogue)
     if entry.encoder == NONE:
         return None
+    if _reads_text(entry):
+        return _of_words(entry, catalogue, space, say)
     texts = catalogue.texts(entry.text)
     without = [name for name, text in zip(catalogue.ids, texts, strict=True) if not text.strip()]
     if without:
         say(f"{len(without):,} items have no {entry.text}, {without[0]!r} among them")
-    if _reads_text(entry):
-        if "rarity" not in space.tensors:
-            raise PtwError(f"semantic_ids.{entry.name}: it was built otherwise than it is declared now")
-        return Lsa(space.tensors["rarity"], space.tensors["directions"])(texts)
     return encoded(workspace, entry.encoder, texts, say)
+
+
+def _of_words(entry: SemanticIdsEntry, catalogue: Catalogue, space: Space, say: Say) -> Tensor:
+    """(N, D) of texts read as when the vocabulary was built; 0 where one has no word that it knows."""
+    if "rarity" not in space.tensors:
+        raise PtwError(f"semantic_ids.{entry.name}: it was built otherwise than it is declared now")
+    reading = int(space.tensors.get(READING, torch.tensor(SPACED)))
+    if reading > NOW:
+        raise PtwError(
+            f"semantic_ids.{entry.name}: a newer ptw built it, and reads texts otherwise; update ptw"
+        )
+    texts = catalogue.texts(entry.text)
+    if reading < NOW and any(words_of(text) != words_of(text, reading) for text in texts):
+        say(
+            "texts are read as an earlier ptw read them for this vocabulary: words between spaces only, each "
+            f"form of a letter apart; `ptw vocab build {entry.name}` reads Chinese, Thai and others anew"
+        )
+    own_ND = Lsa(space.tensors["rarity"], space.tensors["directions"], reading)(texts)
+    silent = (own_ND.norm(dim=-1) == 0).nonzero()[:, 0].tolist()
+    if silent:
+        say(
+            f"{len(silent):,} items have no word in `{entry.text}` that the vocabulary knows, "
+            f"{catalogue.ids[silent[0]]!r} among them"
+        )
+    return own_ND
+
+
+def _with_words(catalogue: Catalogue, entry: SemanticIdsEntry) -> list[str]:
+    texts = catalogue.texts(entry.text)
+    if not any(map(words_of, texts)):
+        raise PtwError(
+            f"{catalogue.file}: no item has a word in `{entry.text}`, only signs; name another key with "
+            '`text`, or set encoder = "none"'
+        )
+    return texts
 
 
 def _reads_text(entry: SemanticIdsEntry) -> bool:

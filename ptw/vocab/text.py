@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
@@ -17,9 +16,9 @@ from torch import Tensor
 
 from ptw.vocab.sparse import blocks
 from ptw.vocab.svd import leading, times
+from ptw.vocab.words import NOW, words_of
 
 Array = np.ndarray[Any, np.dtype[np.int64]]
-WORD = re.compile(r"\w+")
 BUCKETS = 2**16  # that words and pairs of words fall into
 WIDTH = 128
 TEXTS_AT_ONCE = 4096
@@ -34,13 +33,14 @@ class Lsa:
 
     rarity_B: Tensor
     directions_BD: Tensor
+    reading: int = NOW
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """(N, D); of length 1, 0 where a text has no word that was there before."""
         found_ND = torch.empty(len(texts), self.directions_BD.shape[1])
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = slice(start, start + TEXTS_AT_ONCE)
-            counts_NB = _counts(texts[part])
+            counts_NB = _counts(texts[part], self.reading)
             _weigh(counts_NB, self.rarity_B)
             found_ND[part] = torch.nn.functional.normalize(times(counts_NB, self.directions_BD))
         return found_ND
@@ -48,7 +48,7 @@ class Lsa:
 
 def learn_lsa(texts: Sequence[str], seed: int) -> Lsa:
     """The directions in which these texts differ most; they take 8 bytes for each word and pair of a text."""
-    matrix_NB = _counts(texts)
+    matrix_NB = _counts(texts, NOW)
     seen_B = torch.zeros(BUCKETS, dtype=torch.int64)
     for _, entries, _ in blocks(matrix_NB):
         seen_B += torch.from_numpy(np.bincount(matrix_NB.indices[entries], minlength=BUCKETS))
@@ -61,13 +61,13 @@ def learn_lsa(texts: Sequence[str], seed: int) -> Lsa:
     return Lsa(rarity_B, directions_BD)
 
 
-def _counts(texts: Sequence[str]) -> csr_array:
+def _counts(texts: Sequence[str], reading: int) -> csr_array:
     """(N, B) how often a text has words or pairs of words in a bucket, in numbers of four bytes."""
     buckets, counts = array("i"), array("f")
     ends_N = np.zeros(len(texts) + 1, np.int64)
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         part = texts[start : start + TEXTS_AT_ONCE]
-        numbers, found = np.unique(np.fromiter(_numbers(part), np.int64), return_counts=True)
+        numbers, found = np.unique(np.fromiter(_numbers(part, reading), np.int64), return_counts=True)
         rows, of_them = np.divmod(numbers, BUCKETS)
         buckets.frombytes(of_them.astype(np.int32).tobytes())
         counts.frombytes(found.astype(np.float32).tobytes())
@@ -79,10 +79,10 @@ def _counts(texts: Sequence[str]) -> csr_array:
     return csr_array(held, shape=(len(texts), BUCKETS))
 
 
-def _numbers(texts: Sequence[str]) -> Iterator[int]:
+def _numbers(texts: Sequence[str], reading: int) -> Iterator[int]:
     """Of each word and pair of words of a text: row * BUCKETS + bucket."""
     for row, text in enumerate(texts):
-        words = WORD.findall(text.casefold())
+        words = words_of(text, reading)
         pairs = (f"{one} {two}" for one, two in pairwise(words))
         for word in (*words, *pairs):
             yield row * BUCKETS + zlib.crc32(word.encode()) % BUCKETS

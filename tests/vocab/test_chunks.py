@@ -20,7 +20,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_matrix_of_texts_has_numbers_of_four_bytes() -> None:
-    counts_NB = text._counts(["a b a", "", "b c"])
+    counts_NB = text._counts(["a b a", "", "b c"], 2)
     assert counts_NB.data.dtype == np.float32
     assert counts_NB.indices.dtype == np.int32
     assert np.diff(counts_NB.indptr).tolist() == [4, 0, 3], "a, b, 'a b', 'b a'; b, c, 'b c'"
