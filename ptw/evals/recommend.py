@@ -4,10 +4,9 @@ The model is asked once for each case. All figures are made of the ranks and lis
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from ptw.errors import PtwError
 from ptw.evals.attributes import Attribute, Items, attribute_of, read_items
 from ptw.evals.baselines import BASELINES, ranked_by
 from ptw.evals.bootstrap import DRAWS, Estimate, estimates
-from ptw.evals.cases import BACK, Case, Catalogue, cases, catalogue_of, split_of
+from ptw.evals.cases import Case, Catalogue, cases, catalogue_of, split_of
 from ptw.evals.evaluate import device_of, tokenizer_of, window_of
 from ptw.evals.known import Known
 from ptw.evals.later import later_of
@@ -23,6 +22,7 @@ from ptw.evals.lists import coverage, described, varied
 from ptw.evals.ranker import model_ranked
 from ptw.evals.ranking import CUTS, MISSED, Ranked
 from ptw.evals.slices import Slice, keys_of, sliced
+from ptw.evals.unseen import demand_unseen
 from ptw.runs.open import Opened, demand_words
 from ptw.workspace.manifest import DatasetEntry, Workspace
 
@@ -70,7 +70,8 @@ class Recommended:
     attribute: str | None
     runs: tuple[str, ...]
     scorers: tuple[Scorer, ...]
-    slices: tuple[Slice, ...] = field(default_factory=tuple)
+    slices: tuple[Slice, ...] = ()
+    unsure: tuple[str, ...] = ()  # what of the runs' past may flatter their figures
 
     @cached_property
     def figures(self) -> dict[str, dict[str, Estimate]]:
@@ -130,10 +131,11 @@ def recommend(
     items: Items | None = None
     held_out: list[Case] = []
     names: list[str] = []
+    unsure: list[str] = []
     for opened, is_asked in chain(((one, True) for one in runs), ((one, False) for one in beside)):
         names += [opened.name] if is_asked else []
         demand_words(opened)
-        _demand_unseen(opened, entry)
+        unsure += demand_unseen(workspace, opened, entry)
         tokenizer, window = tokenizer_of(opened), window_of(opened)
         own = catalogue_of(tokenizer)
         if catalogue is None:
@@ -166,6 +168,7 @@ def recommend(
         targets_N=np.array([case.target for case in held_out]),
         repeats=sum(case.target in case.seen for case in held_out),
         leaked=known.leaked(held_out),
+        unsure=tuple(dict.fromkeys(unsure)),
         attribute=attribute.name if attribute else None,
         runs=tuple(names),
         scorers=tuple(scored(name, one, held_out, known, attribute, asked) for name, one in ranked.items()),
@@ -229,25 +232,6 @@ def items_of(workspace: Workspace, opened: Opened, catalogue: Catalogue) -> Item
     if not files and opened.plan and opened.plan["tokenizer"].get("items"):
         files = [opened.plan["tokenizer"]["items"]]
     return read_items(workspace.root, tuple(dict.fromkeys(files)), catalogue) if files else None
-
-
-def _demand_unseen(opened: Opened, entry: DatasetEntry) -> None:
-    """PtwError if the run learnt what is tested: it was trained while nothing of these files was held out."""
-    for name, learnt in _trained_on(opened):
-        shared = set(learnt["source"]) & set(entry.source)
-        if shared and learnt["format"] == "event" and learnt["leave_out"] < BACK["test"]:
-            raise PtwError(
-                f"{opened.name} learnt the last items of {sorted(shared)[0]}, the test: dataset {name} "
-                f"had leave_out = {learnt['leave_out']} when trained; train it again with leave_out = 2"
-            )
-
-
-def _trained_on(opened: Opened) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if opened.plan is None:
-        return
-    dataset = opened.plan["datasets"][opened.plan["dataset"]]
-    for share in dataset.get("mix") or [{"dataset": dataset}]:
-        yield share["dataset"]["name"], share["dataset"]
 
 
 def _demand_same(own: Catalogue, first: Catalogue, name: str) -> None:

@@ -99,7 +99,7 @@ def first_figure(found: Recommended) -> str:
 
 def notes(found: Recommended) -> list[str]:
     """What a reader of the figures must know."""
-    said = []
+    said = [*found.unsure]
     if found.attribute and found.asked.attribute is None:
         said.append(
             f"diversity and miscalibration are by {found.attribute}; --attribute names another, or {NONE}"
@@ -136,6 +136,7 @@ def as_json(found: Recommended, seeds: bool = False) -> dict[str, Any]:
         "attribute": found.attribute,
         "repeats": found.repeats,
         "leaked": found.leaked,
+        "notes": notes(found),
         "figures": told(found.figures),
         "differences": told(found.differences, differ=True),
         "slices": [

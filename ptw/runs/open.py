@@ -43,11 +43,18 @@ class Opened:
 
 def open_named(workspace: Workspace, name: str) -> Opened:
     """The model called so, else the run; a recipe's name stands for its newest run that has a model."""
-    entry = workspace.models.get(name)
+    found = run_named(workspace, name)
+    if found is None:
+        return _open_model(workspace, workspace.models[name])
+    return open_run_folder(workspace, found, model_folder(found), found.name)
+
+
+def run_named(workspace: Workspace, name: str) -> RunRecord | None:
+    """The run that `open_named` opens; None for a model. PtwError where neither is called so."""
     records = list_runs(workspace.root)
     named = [record for record in records if name in (record.name, record.recipe)]
-    if entry is not None and not named:
-        return _open_model(workspace, entry)
+    if name in workspace.models and not named:
+        return None
     if not named and name in workspace.recipes:
         raise PtwError(f"recipe {name} has no run yet; `ptw train {name}` makes one")
     if not named:
@@ -55,8 +62,7 @@ def open_named(workspace: Workspace, name: str) -> Opened:
         raise PtwError(f"no model and no run named {name!r}; {hint}")
     whole = [record for record in named if (record.folder / MODEL).is_dir()]
     exact = [record for record in named if record.name == name]
-    found = (exact or whole or named)[-1]
-    return open_run_folder(workspace, found, model_folder(found), found.name)
+    return (exact or whole or named)[-1]
 
 
 def open_model(workspace: Workspace, name: str) -> tuple[Loaded, Tokenizer | None]:

@@ -18,17 +18,20 @@ from torch import Tensor
 
 from ptw.errors import PtwError
 from ptw.files.find import content_digest, find
+from ptw.runs.open import run_named
+from ptw.runs.record import MODEL, RUNS
 from ptw.tokens import semantic
 from ptw.tokens.semantic import SemanticIds
 from ptw.vocab.catalogue import Catalogue, read_catalogue
 from ptw.vocab.codec import Codec, read_codec
 from ptw.vocab.figures import churn, figures
 from ptw.vocab.quantizers import QUANTIZERS, Shape, warm
-from ptw.vocab.space import Space, in_space, learn_space, read_space
+from ptw.vocab.space import LSA, NONE, Space, in_space, learn_space, read_space
 from ptw.vocab.unique import Placed, demand_room, placed
 from ptw.workspace.manifest import SemanticIdsEntry, Workspace
 from ptw.workspace.problem import hint_of
 
+LEARNT = ("learnt_from", "encoder_model")  # facts of a version: what it knows of users
 VECTORS = "vectors.safetensors"  # in half precision: what a refit starts from
 NAMED = 8  # items of which nothing is known
 Say = Callable[[str], None]
@@ -58,9 +61,8 @@ def build(workspace: Workspace, name: str, say: Say) -> Path:
     shape = Shape(entry.levels, entry.codebook_size, entry.seed)
     codec = QUANTIZERS[entry.quantizer](vectors_ND, shape, say)
     made = Made(codec, space, vectors_ND, placed(codec, codec.encoded(vectors_ND)), catalogue)
-    return _published(
-        workspace, entry, made, {"made_by": "build", "files": [entry.items], "ancestors": []}, say
-    )
+    facts = {"made_by": "build", "files": [entry.items], "ancestors": [], **_learnt(workspace, entry)}
+    return _published(workspace, entry, made, facts, say)
 
 
 def extend(workspace: Workspace, name: str, file: str, refit: int, say: Say) -> Path:
@@ -82,6 +84,7 @@ def extend(workspace: Workspace, name: str, file: str, refit: int, say: Say) -> 
     old_ND = _read_vectors(folder)
     vectors_ND = old_ND if new_ND is None else torch.cat([old_ND, new_ND])
     facts: dict[str, Any] = {"files": files, "parent": old.version}
+    facts |= {key: old.facts[key] for key in LEARNT if key in old.facts}
     if refit:
         codec = warm(codec, vectors_ND, refit)
         found = placed(codec, codec.encoded(vectors_ND))
@@ -92,6 +95,28 @@ def extend(workspace: Workspace, name: str, file: str, refit: int, say: Say) -> 
         facts["made_by"] = "extend"
     facts["ancestors"] = [*old.facts["ancestors"], old.digest]
     return _published(workspace, entry, Made(codec, space, vectors_ND, found, whole), facts, say)
+
+
+def _learnt(workspace: Workspace, entry: SemanticIdsEntry) -> dict[str, Any]:
+    """What a version knows of users beside its items: `ptw eval` refuses a test that is part of it."""
+    behaviour = workspace.datasets[entry.behaviour].parts if entry.behaviour else ()
+    keys = ("name", "source", "format", "leave_out")
+    parts = [{key: getattr(share.dataset, key) for key in keys} for share in behaviour]
+    return {
+        "learnt_from": [{**part, "source": list(part["source"])} for part in parts],
+        "encoder_model": _encoder_model(workspace, entry),
+    }
+
+
+def _encoder_model(workspace: Workspace, entry: SemanticIdsEntry) -> dict[str, Any] | None:
+    """The model that read the items' texts, by its folder or its name on the Hub."""
+    if entry.embeddings is not None or entry.encoder in (LSA, NONE):
+        return None
+    run = run_named(workspace, entry.encoder)
+    if run is not None:
+        return {"hf": f"{RUNS}/{run.name}/{MODEL}", "revision": None}
+    model = workspace.models[entry.encoder]
+    return {"hf": model.hf, "revision": model.revision}
 
 
 def entry_of(workspace: Workspace, name: str) -> SemanticIdsEntry:
@@ -137,7 +162,8 @@ def _published(
     found = SemanticIds(entry.name, entry.codebook_size, made.catalogue.ids, codes, told)
     for version in known[-1:]:
         newest = semantic.version_folder(workspace.root, entry.name, version)
-        if semantic.read_version(newest).digest == found.digest:
+        same = semantic.read_version(newest)
+        if same.digest == found.digest and all(same.facts.get(key) == found.facts.get(key) for key in LEARNT):
             say(f"version {version} has the same codes: it stays the newest")
             return newest
     target = semantic.version_folder(workspace.root, entry.name, told["version"])
