@@ -1,46 +1,79 @@
-"""How do rankers that learn nothing rank: popularity, and the items that stood beside those of the input?"""
+"""How do rankers that learn nothing rank: popularity, and the items that stood beside those of the input?
+
+They score few items above 0, which come first; all others follow by their popularity. No case costs more than
+these few, however large the catalogue is.
+"""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-import torch
+from scipy import sparse
 
 from ptw.evals.cases import Case
 from ptw.evals.known import Known, incidence
-from ptw.evals.ranking import Ranked, ranked_of
-from ptw.evals.rows import groups
+from ptw.evals.neighbours import AT_ONCE, NEAREST, TIE, spans
+from ptw.evals.ranking import MISSED, Ranked
 
-AT_ONCE = 2**23  # scores
-TIE = 1e-9  # far below what two similarities differ by
-
-Ranker = Callable[[Sequence[Case], Known], np.ndarray]  # scores (N, I) of some cases
+Ranker = Callable[[Sequence[Case], Known], Any]  # (N, I) sparse: the scores above 0 of some cases
 
 
-def popularity(sequences: Sequence[Case], known: Known) -> np.ndarray:
-    """By events of the training part; ties, in the catalogue's order, are no misses."""
-    return np.broadcast_to(-known.places.astype(float), (len(sequences), len(known.places)))
+def popularity(sequences: Sequence[Case], known: Known) -> Any:
+    """None: by events of the training part; ties, in the catalogue's order, are no misses."""
+    return sparse.csr_array((len(sequences), len(known.places)))
 
 
-def item_knn(sequences: Sequence[Case], known: Known) -> np.ndarray:
-    """Summed cosine of an item's column to those of the input's items; of equal sums the more popular first.
+def item_knn(sequences: Sequence[Case], known: Known) -> Any:
+    """Summed cosine to the input's items of those that are among their neighbours.
 
-    Never the item-item matrix: (inputs @ rows.T) @ rows holds a chunk's rows only. It adds to each item its
-    cosine with itself, but those are the input's, which are not recommended.
+    Of equal sums the more popular item comes first.
     """
-    sums_I = known.rows_RI.sum(axis=0)
-    scale_I = 1 / np.sqrt(np.maximum(sums_I, 1))
-    inputs_NI = incidence([np.unique(case.seen) for case in sequences], len(sums_I))
-    beside_NI = ((inputs_NI * scale_I) @ known.rows_RI.T @ known.rows_RI).toarray() * scale_I
-    scores_NI: np.ndarray = beside_NI - TIE * known.places / len(known.places)
-    return scores_NI
+    inputs_NI = incidence([np.unique(case.seen) for case in sequences], len(known.places))
+    return (inputs_NI @ known.neighbours).tocsr()
 
 
 BASELINES: dict[str, Ranker] = {"popularity": popularity, "knn": item_knn}
 
 
 def ranked_by(ranker: Ranker, sequences: Sequence[Case], known: Known, top: int = 0) -> list[Ranked]:
-    """What came of each case, a chunk at a time."""
+    """What came of each case, some at a time; items of the input are not ranked."""
     found: list[Ranked] = []
-    for chunk in groups(sequences, max(1, AT_ONCE // len(known.counts_I))):
-        found += ranked_of(torch.from_numpy(np.array(ranker(chunk, known))), chunk, top)
+    for part in spans(np.array([NEAREST * len(case.seen) for case in sequences]), AT_ONCE):
+        chunk = sequences[part]
+        scores_NI = ranker(chunk, known)
+        ends = zip(scores_NI.indptr[:-1], scores_NI.indptr[1:], strict=True)
+        for case, (start, end) in zip(chunk, ends, strict=True):
+            items, scores = scores_NI.indices[start:end], scores_NI.data[start:end]
+            unseen = ~np.isin(items, case.seen)
+            found.append(_ranked(case, items[unseen], scores[unseen], known, top))
     return found
+
+
+def _ranked(case: Case, items: np.ndarray, scores: np.ndarray, known: Known, top: int) -> Ranked:
+    """items: those that have a score, none of the input's."""
+    scores = scores - TIE * known.places[items] / len(known.places)
+    taken = np.concatenate([np.unique(case.seen), items])
+    best = items[_best(scores, top)]
+    if len(best) < top:
+        popular = known.popular_first[: top + len(taken)]
+        best = np.concatenate([best, popular[~np.isin(popular, taken)]])
+    return Ranked(_rank(case, items, scores, known, taken), tuple(best[:top].tolist()))
+
+
+def _rank(case: Case, items: np.ndarray, scores: np.ndarray, known: Known, taken: np.ndarray) -> int:
+    """The target's place: among the scored, or among all others by popularity behind them."""
+    if case.target in case.seen:
+        return MISSED
+    own = scores[items == case.target]
+    if len(own):
+        return int((scores >= own[0]).sum())
+    place = known.places[case.target]
+    return len(items) + 1 + int(place - (known.places[taken] < place).sum())
+
+
+def _best(scores: np.ndarray, top: int) -> np.ndarray:
+    """The places of the highest, the highest first."""
+    if len(scores) > top > 0:
+        near = np.argpartition(scores, -top)[-top:]
+        return near[np.argsort(-scores[near], kind="stable")]
+    return np.argsort(-scores, kind="stable")[:top]

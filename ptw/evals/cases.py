@@ -4,11 +4,13 @@ Protocol: the test is a sequence's last item, its input all before it; the valid
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from ptw.data.fit import newest
 from ptw.data.render import sequence
@@ -86,18 +88,19 @@ def cases(
     split: Split,
     window: int,
     about: Sequence[str] = (),
+    chosen: Container[int] | None = None,
 ) -> Iterator[Case]:
     """Sequences with at least one item before the target; of an input the newest events fit the window.
 
     Of the target the input has what is known before it, and never what is known after. `about`: keys of the
-    row; of one that fields are read from, the target's.
+    row; of one that fields are read from, the target's. `chosen`: the numbers of those that are wanted, of as
+    many as `count` says; the others are not made.
     """
-    for row in rows(root, dataset.source):
+    for number, (row, items) in enumerate(_with_input(root, dataset, split)):
+        if chosen is not None and number not in chosen:
+            continue
+        at = len(items) - BACK[split]  # the target's place
         try:
-            items = items_of(row.value)
-            at = len(items) - BACK[split]  # the target's place
-            if at < 1:
-                continue
             *before, asked = tokenizer.events(items, row.value, at + 1)
             input_ = input_of(row.place, tokenizer, before, asked, window)
         except PtwError as error:
@@ -110,6 +113,32 @@ def cases(
             None if (user := row.value.get("id")) is None else str(user),
             {key: row.value[key][at] if key in own else row.value.get(key) for key in about},
         )
+
+
+def count(root: Path, dataset: DatasetEntry, split: Split) -> int:
+    """How many sequences `cases` gives."""
+    return sum(1 for _ in _with_input(root, dataset, split))
+
+
+def drawn(of: int, most: int, seed: int) -> frozenset[int]:
+    """So many of the numbers below `of`, at random; all where there are no more."""
+    numbers = np.random.default_rng(seed).choice(of, size=min(of, most), replace=False)
+    return frozenset(numbers.tolist())
+
+
+def evenly(of: int, most: int) -> range:
+    """At most so many of the numbers below `of`, each as far from the next."""
+    return range(0, of, max(1, -(-of // most)))
+
+
+def _with_input(root: Path, dataset: DatasetEntry, split: Split) -> Iterator[tuple[Row, list[str]]]:
+    for row in rows(root, dataset.source):
+        try:
+            items = items_of(row.value)
+        except PtwError as error:
+            raise PtwError(f"{row.place}: {error}") from error
+        if len(items) > BACK[split]:
+            yield row, items
 
 
 def input_of(place: str, tokenizer: Tokenizer, before: Sequence[Event], asked: Event, window: int) -> Sample:

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from ptw.data.sources import rows
 from ptw.evals.cases import Case, Catalogue
+from ptw.evals.neighbours import nearest
 from ptw.workspace.manifest import DatasetEntry
 
 
@@ -47,6 +48,11 @@ class Known:
         place_I = np.empty_like(self.popular_first)
         place_I[self.popular_first] = np.arange(len(place_I))
         return place_I
+
+    @cached_property
+    def neighbours(self) -> Any:
+        """(I, I) a sparse array: of each item the nearest others, and how near they are."""
+        return nearest(self.rows_RI, self.places)
 
     @cached_property
     def information(self) -> np.ndarray:

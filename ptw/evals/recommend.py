@@ -14,7 +14,7 @@ from ptw.errors import PtwError
 from ptw.evals.attributes import Attribute, Items, attribute_of, read_items
 from ptw.evals.baselines import BASELINES, ranked_by
 from ptw.evals.bootstrap import DRAWS, Estimate, estimates
-from ptw.evals.cases import Case, Catalogue, cases, catalogue_of, split_of
+from ptw.evals.cases import Case, Catalogue, cases, catalogue_of, count, drawn, split_of
 from ptw.evals.evaluate import device_of, tokenizer_of, window_of
 from ptw.evals.known import Known
 from ptw.evals.later import later_of
@@ -38,8 +38,10 @@ class Asked:
     attribute: str | None = None  # a key of the items; "none" for none
     beams: int | None = None  # of models that generate; None: twice as many as the longest list has items
     new: float = 0.0  # the share of each list for items that came after a run
+    cases: int | None = None  # so many sequences, drawn at random; None: all
+    baselines: bool = True  # whether rankers that learn nothing stand beside
     draws: int = DRAWS
-    seed: int = 0
+    seed: int = 0  # of what is drawn
 
     @property
     def top(self) -> int:
@@ -72,6 +74,7 @@ class Recommended:
     scorers: tuple[Scorer, ...]
     slices: tuple[Slice, ...] = ()
     unsure: tuple[str, ...] = ()  # what of the runs' past may flatter their figures
+    drawn_from: int | None = None  # of how many sequences these were drawn; None: they are all
 
     @cached_property
     def figures(self) -> dict[str, dict[str, Estimate]]:
@@ -126,6 +129,7 @@ def recommend(
     """
     asked = asked or Asked()
     split_of(entry)  # refuses what was not held out
+    chosen, drawn_from = _drawn(workspace, entry, asked)
     ranked: dict[str, list[Ranked]] = {}
     catalogue: Catalogue | None = None
     items: Items | None = None
@@ -143,7 +147,7 @@ def recommend(
         _demand_same(own, catalogue, opened.name)
         _demand_cuts(asked, catalogue)
         about = keys_of(asked.slices)
-        held_out = list(cases(workspace.root, entry, tokenizer, catalogue, "test", window, about))
+        held_out = list(cases(workspace.root, entry, tokenizer, catalogue, "test", window, about, chosen))
         if not held_out:
             raise PtwError(f"dataset {entry.name}: no sequence has an item before its last; there is no test")
         ranked[opened.name] = model_ranked(
@@ -159,7 +163,8 @@ def recommend(
         )
     assert catalogue is not None, "somebody names a run"
     known = Known.read(workspace.root, entry, catalogue)
-    ranked |= {name: ranked_by(ranker, held_out, known, asked.top) for name, ranker in BASELINES.items()}
+    baselines = BASELINES if asked.baselines else {}
+    ranked |= {name: ranked_by(ranker, held_out, known, asked.top) for name, ranker in baselines.items()}
     attribute = attribute_of(items, asked.attribute)
     return Recommended(
         dataset=entry.name,
@@ -169,11 +174,22 @@ def recommend(
         repeats=sum(case.target in case.seen for case in held_out),
         leaked=known.leaked(held_out),
         unsure=tuple(dict.fromkeys(unsure)),
+        drawn_from=drawn_from,
         attribute=attribute.name if attribute else None,
         runs=tuple(names),
         scorers=tuple(scored(name, one, held_out, known, attribute, asked) for name, one in ranked.items()),
         slices=tuple(sliced(held_out, known, items, asked.slices)),
     )
+
+
+def _drawn(
+    workspace: Workspace, entry: DatasetEntry, asked: Asked
+) -> tuple[frozenset[int] | None, int | None]:
+    """The numbers of the sequences that are asked for, and of how many they were drawn; None: all."""
+    if asked.cases is None:
+        return None, None
+    of = count(workspace.root, entry, "test")
+    return (drawn(of, asked.cases, asked.seed), of) if asked.cases < of else (None, None)
 
 
 def scored(

@@ -86,8 +86,9 @@ def as_text(found: Recommended, seeds: bool = False) -> str:
 def heading(found: Recommended) -> str:
     asked = found.asked
     shared = f"; {asked.new:.0%} of lists for items that came later" if asked.new else ""
+    drawn = f", drawn at random from {found.drawn_from:,}," if found.drawn_from else ","
     return (
-        f"{found.dataset}: the last item of {len(found.targets_N):,} sequences, "
+        f"{found.dataset}: the last item of {len(found.targets_N):,} sequences{drawn} "
         f"among {len(found.known.counts_I):,} items{shared}; brackets: {SHARE}% of {asked.draws:,} draws"
     )
 
@@ -103,6 +104,10 @@ def notes(found: Recommended) -> list[str]:
     if found.attribute and found.asked.attribute is None:
         said.append(
             f"diversity and miscalibration are by {found.attribute}; --attribute names another, or {NONE}"
+        )
+    if found.drawn_from:
+        said.append(
+            f"coverage is that of the lists of {len(found.targets_N):,} sequences; more would cover more"
         )
     if found.repeats:
         said.append(f"{found.repeats:,} targets stand in their own input, which no ranker here may recommend")
@@ -130,6 +135,7 @@ def as_json(found: Recommended, seeds: bool = False) -> dict[str, Any]:
     values = {
         **flat,
         "sequences": len(found.targets_N),
+        "drawn_from": found.drawn_from,
         "items": len(found.known.counts_I),
         "dataset": found.dataset,
         "runs": list(found.runs),

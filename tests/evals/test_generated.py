@@ -271,7 +271,7 @@ def test_a_run_that_scores_all_items_stands_beside(root: Path, monkeypatch: pyte
 
     newest = trained(planned(root, "next", steps=2)).folder.name
     assert told()[0] == ["generate-001", newest, "popularity", "knn"]
-    assert told("--alone")[0] == ["generate-001", "popularity", "knn"]
+    assert told("--alone")[0] == ["generate-001"]
     for folder in (root / "runs").glob("next-*"):
         shutil.rmtree(folder)
     figures, said = told()
@@ -285,3 +285,12 @@ def test_a_generator_needs_codes(root: Path) -> None:
     assert opened.tokenizer is not None
     with pytest.raises(PtwError, match="which semantic_ids"):
         Generator(opened.loaded.module, opened.tokenizer, 5)
+
+
+def test_of_some_cases_alone_the_command_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    done = CliRunner().invoke(cli, ["eval", "generate", "--alone", "--cases", "21"], catch_exceptions=False)
+    assert "views: the last item of 21 sequences, drawn at random from 40, among 30 items" in done.stdout
+    assert "knn" not in done.stdout
+    refused = CliRunner().invoke(cli, ["eval", "generate", "--cases", "0"])
+    assert refused.exit_code == 2

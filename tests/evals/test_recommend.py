@@ -11,9 +11,9 @@ from click.testing import CliRunner
 from ptw.cli.asking import evaluate
 from ptw.data.sample import Sample
 from ptw.errors import PtwError
-from ptw.evals import page, show
+from ptw.evals import neighbours, page, show
 from ptw.evals.attributes import Items, attribute_of
-from ptw.evals.baselines import item_knn
+from ptw.evals.baselines import item_knn, ranked_by
 from ptw.evals.bootstrap import estimates
 from ptw.evals.cases import Case, Catalogue
 from ptw.evals.known import Known, incidence
@@ -46,19 +46,83 @@ def test_accuracy_is_the_papers() -> None:
     assert found["mrr"].tolist() == pytest.approx([1, 1 / 3, 1 / 6, 0])
 
 
+def drawn_rows(rng: np.random.Generator, rows: int, items: int) -> list[list[int]]:
+    return [list(rng.choice(items, size=rng.integers(1, 8), replace=False)) for _ in range(rows)]
+
+
+def looped(rows: list[list[int]], items: int, seen: set[int]) -> dict[int, float]:
+    """Of each item that is not seen the summed cosine, by a loop."""
+    has = np.array([[item in row for item in range(items)] for row in rows], float)
+    norms = np.maximum(1e-9, np.sqrt(has.sum(0)))
+    return {
+        item: sum(has[:, item] @ has[:, other] / (norms[item] * norms[other]) for other in seen)
+        for item in set(range(items)) - seen
+    }
+
+
 def test_item_knn_is_what_a_loop_makes_of_it() -> None:
     rng = np.random.default_rng(0)
-    rows = [list(rng.choice(30, size=rng.integers(1, 8), replace=False)) for _ in range(60)]
+    rows = drawn_rows(rng, 60, 30)
     known = known_of(*rows, items=30)
-    inputs = [case(*rng.integers(0, 30, size=4)) for _ in range(10)]
-    has = np.array([[item in row for item in range(30)] for row in rows], float)
-    for one, scores in zip(inputs, item_knn(inputs, known), strict=True):
-        for item in set(range(30)) - set(one.seen):
-            cosines = [
-                has[:, item] @ has[:, other] / max(1e-9, np.sqrt(has[:, item].sum() * has[:, other].sum()))
-                for other in set(one.seen)
-            ]
-            assert scores[item] == pytest.approx(sum(cosines), abs=2e-9)
+    inputs = [case(*rng.integers(0, 30, size=4), target=int(rng.integers(0, 30))) for _ in range(40)]
+    ranked = ranked_by(item_knn, inputs, known, top=30)
+    scores_NI = item_knn(inputs, known).toarray()
+    for one, scores, found in zip(inputs, scores_NI, ranked, strict=True):
+        sums = looped(rows, 30, {int(item) for item in one.seen})
+        assert all(scores[item] == pytest.approx(value, abs=1e-12) for item, value in sums.items())
+        order = sorted(sums, key=lambda item: (-round(sums[item], 9), known.places[item]))
+        assert found.top == tuple(order)
+        assert found.rank == (order.index(one.target) + 1 if one.target in order else MISSED)
+        (few,) = ranked_by(item_knn, [one], known, top=3)
+        assert few == Ranked(found.rank, found.top[:3])
+
+
+def test_item_knn_keeps_the_nearest_of_each_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    rows = drawn_rows(rng, 80, 30)
+    whole = known_of(*rows, items=30).neighbours.toarray()
+    assert whole.diagonal().sum() == 0
+    monkeypatch.setattr(neighbours, "NEAREST", 5)
+    monkeypatch.setattr(neighbours, "AT_ONCE", 40)
+    known = known_of(*rows, items=30)
+    for item, kept in enumerate(known.neighbours.toarray()):
+        nearest = sorted(range(30), key=lambda one: (-round(whole[item, one], 9), known.places[one]))[:5]
+        assert set(np.flatnonzero(kept)) == {one for one in nearest if whole[item, one] > 0}
+        assert kept[nearest] == pytest.approx(whole[item, nearest])
+
+
+def test_a_row_of_very_many_items_costs_no_more_than_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "LONGEST", 4)
+    known = known_of([0, 1, 2, 3], list(range(10)), [], [5], items=10)
+    kept = neighbours.shortened(known.rows_RI)
+    assert np.diff(kept.indptr).tolist() == [4, 4, 0, 1]
+    assert kept.toarray()[0].tolist() == known.rows_RI.toarray()[0].tolist()
+
+
+def test_stretches_are_as_long_as_they_may_be() -> None:
+    found = list(neighbours.spans(np.array([3, 4, 9, 1, 1, 0]), 7))
+    assert [(part.start, part.stop) for part in found] == [(0, 2), (2, 3), (3, 6)]
+    assert list(neighbours.spans(np.zeros(0), 7)) == []
+
+
+def test_some_of_the_sequences_are_drawn_and_told(root: Path) -> None:
+    workspace = read(root)
+
+    def asked(cases: int, seed: int = 0) -> Recommended:
+        runs = [open_named(workspace, name) for name in ("next-001", "next-002")]
+        return recommend(
+            workspace, runs, workspace.datasets["views"], Asked((3,), cases=cases, baselines=False, seed=seed)
+        )
+
+    some, all_of_them = asked(25), asked(1000)
+    assert [scorer.name for scorer in some.scorers] == ["next-001", "next-002"]
+    assert (len(some.targets_N), some.drawn_from) == (25, 40)
+    assert "25 sequences, drawn at random from 40, among 30 items" in show.heading(some)
+    assert any("coverage is that of the lists of 25" in note for note in show.notes(some))
+    assert (len(all_of_them.targets_N), all_of_them.drawn_from) == (40, None)
+    assert (asked(25).scorers[0].ranks_N == some.scorers[0].ranks_N).all()
+    assert asked(25, seed=1).targets_N.tolist() != some.targets_N.tolist()
+    assert show.as_json(some)["drawn_from"] == 40
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
