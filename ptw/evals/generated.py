@@ -40,6 +40,7 @@ class Generator:
         self._trie = trie_of(self.ids).to(self._device)
         self._tokens_LK = torch.tensor(tokenizer.code_ids(self.ids.name), device=self._device)
         self._later = later
+        self._later_N = torch.tensor([later is not None and item in later.items for item in self.ids.items])
 
     def likeliest(
         self, prompts: Sequence[Sequence[int]], allowed_BN: Tensor | None = None
@@ -51,9 +52,9 @@ class Generator:
         """
         if self._later is None:
             return self._among(prompts, allowed_BN)
-        later_N = torch.tensor([item in self._later.items for item in self.ids.items])
         allowed_BN = torch.ones(len(prompts), 1, dtype=torch.bool) if allowed_BN is None else allowed_BN.cpu()
-        earlier, later = (self._where_any(prompts, allowed_BN & mask_N) for mask_N in (~later_N, later_N))
+        masks = (~self._later_N, self._later_N)
+        earlier, later = (self._where_any(prompts, allowed_BN & mask_N) for mask_N in masks)
         return interleaved(earlier, later, self._later.share)
 
     def _where_any(

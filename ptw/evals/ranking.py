@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from ptw.data.pack import lay_out
 from ptw.evals.cases import Case, Catalogue
 from ptw.evals.rows import dealt, forward_of, groups
+from ptw.nn.head import CHUNK_ELEMENTS, Head
 from ptw.tokens.tokenizer import Tokenizer
 
 CUTS = (5, 10)
 ROWS_AT_ONCE = 8
+TOKENS_AT_ONCE = 2**14  # of these rows
 MISSED = 2**31
 
 
@@ -43,11 +45,16 @@ def scored(
     rank: int = 0,
     world: int = 1,
     top: int = 0,
+    at_once: int = ROWS_AT_ONCE,
 ) -> list[Ranked]:
-    """What came of each sequence of this worker's share, with its first `top` items."""
+    """What came of each sequence of this worker's share, with its first `top` items.
+
+    `at_once`: rows of a pass, fewer where the window is long.
+    """
+    at_once = max(1, min(at_once, TOKENS_AT_ONCE // window))
     ids_I = torch.tensor(tokenizer.item_ids(catalogue.names), device=device)
     found: list[Ranked] = []
-    for packs in groups(_packs(sequences, window), ROWS_AT_ONCE * world):
+    for packs in groups(_packs(sequences, window), at_once * world):
         laid = [lay_out([case.input for case in pack], window, tokenizer.pad_id or 0) for pack in packs]
         forward = forward_of(dealt(laid, rank, world), device)
         hidden_BTD = module(forward.ids_BT, forward.layout)
@@ -55,8 +62,18 @@ def scored(
         if own:
             ends = [(b, end - 1) for b, pack in enumerate(own) for end in _ends(pack)]
             last_ND = hidden_BTD[[b for b, _ in ends], [t for _, t in ends]]
-            scores_NV = module.head().logits(last_ND).float()  # type: ignore[operator]
-            found += ranked_of(scores_NV[:, ids_I], [case for pack in own for case in pack], top)
+            asked = [case for pack in own for case in pack]
+            found += _by_head(module.head(), last_ND, ids_I, asked, top)  # type: ignore[operator]
+    return found
+
+
+def _by_head(head: Head, last_ND: Tensor, ids_I: Tensor, cases: Sequence[Case], top: int) -> list[Ranked]:
+    """Some cases' scores at a time: all of a row's short sequences would not fit beside a large catalogue."""
+    found: list[Ranked] = []
+    step = max(1, CHUNK_ELEMENTS // len(ids_I))
+    for start in range(0, len(cases), step):
+        scores_NV = head.logits(last_ND[start : start + step]).float()
+        found += ranked_of(scores_NV[:, ids_I], cases[start : start + step], top)
     return found
 
 

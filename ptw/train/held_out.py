@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ptw.data.stream import Stream
-from ptw.evals.cases import cases, catalogue_of, split_of
+from ptw.evals.cases import cases, catalogue_of, count, evenly, split_of
 from ptw.evals.loss import ROWS_AT_ONCE, summed_loss
 from ptw.evals.ranker import model_ranked
 from ptw.evals.ranking import metrics_of
@@ -75,10 +75,11 @@ def ranking(run: "Run", model: nn.Module, most: int | None) -> dict[str, float]:
     entry = plan.datasets[plan.dataset]
     split = split_of(entry)
     catalogue, window = catalogue_of(run.tokenizer), run.settings.window
-    held_out = list(cases(plan.root, entry, run.tokenizer, catalogue, split, window))
-    held_out = held_out[:: max(1, -(-len(held_out) // (most or len(held_out) or 1)))]
+    # of millions of sequences only those that are measured are made
+    chosen = None if most is None else evenly(count(plan.root, entry, split), most)
+    held_out = cases(plan.root, entry, run.tokenizer, catalogue, split, window, chosen=chosen)
     with run.computing():
         place = (group.device, group.data_rank, group.data_world)
-        ranked = model_ranked(model, held_out, catalogue, run.tokenizer, window, *place)
+        ranked = model_ranked(model, held_out, catalogue, run.tokenizer, window, *place, at_once=at_once(run))
         own = [one.rank for one in ranked]
     return metrics_of([rank for part in group.by_batch(own) for rank in part], f"{split}_")

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ptw.data.sample import Sample
 from ptw.errors import PtwError
+from ptw.evals import ranking
 from ptw.evals.baselines import popularity, ranked_by
-from ptw.evals.cases import Case, Catalogue, catalogue_of, split_of
+from ptw.evals.cases import Case, Catalogue, catalogue_of, count, drawn, evenly, split_of
 from ptw.evals.cases import cases as all_cases
 from ptw.evals.known import Known
 from ptw.evals.ranker import model_ranked
@@ -107,6 +108,58 @@ def test_shares_of_two_workers_are_the_whole(views: Any) -> None:
         for rank in range(2)
     ]
     assert sorted(shares[0] + shares[1]) == sorted(whole)
+
+
+def test_no_more_scores_are_held_than_fit(views: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, dataset, tokenizer = views
+    held = []
+
+    def logits(head: Head, hidden: Tensor) -> Tensor:
+        held.append(len(hidden))
+        return hidden @ head.weight_VD.T
+
+    test = cases(root, dataset, tokenizer, "test", 16) * 5
+    whole = model_ranks(NextLetter(), test, tokenizer, 16)
+    monkeypatch.setattr(Head, "logits", logits)
+    monkeypatch.setattr(ranking, "CHUNK_ELEMENTS", 2 * len(ITEMS))
+    monkeypatch.setattr(ranking, "TOKENS_AT_ONCE", 20)
+    assert model_ranks(NextLetter(), test, tokenizer, 16) == whole
+    assert max(held) == 2
+    assert sum(held) == len(test)
+
+
+def test_a_long_window_has_few_rows_in_a_pass(views: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, dataset, tokenizer = views
+    read = []
+
+    class Watched(NextLetter):
+        def forward(self, ids_BT: Tensor, layout: Any) -> Tensor:
+            read.append(ids_BT.numel())
+            return super().forward(ids_BT, layout)
+
+    monkeypatch.setattr(ranking, "TOKENS_AT_ONCE", 8)
+    model_ranks(Watched(), cases(root, dataset, tokenizer, "test", 4), tokenizer, 4)
+    assert max(read) == 8
+
+
+def test_only_the_sequences_that_are_chosen_are_made(views: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, dataset, tokenizer = views
+    made = []
+
+    def counted(self: Tokenizer, items: list[str], *rest: Any) -> Any:
+        made.append(items)
+        return events(self, items, *rest)
+
+    events = Tokenizer.events
+    monkeypatch.setattr(Tokenizer, "events", counted)
+    of = count(root, dataset, "test")
+    chosen = evenly(of, 2)
+    found = list(all_cases(root, dataset, tokenizer, CATALOGUE, "test", 16, chosen=chosen))
+    assert (of, len(made), list(chosen)) == (3, 2, [0, 2])
+    assert [case.target for case in found] == numbers("d", "b")
+    assert list(evenly(3, 7)) == [0, 1, 2]
+    assert drawn(3, 7, 0) == {0, 1, 2}
+    assert drawn(1000, 10, 0) == drawn(1000, 10, 0) != drawn(1000, 10, 1)
 
 
 def test_popularity_counts_the_training_part_only(views: Any) -> None:
