@@ -86,6 +86,11 @@ class Generator:
         return items_BW.cpu().numpy(), scores_BW.cpu().numpy()
 
 
+def width_for(top: int) -> int:
+    """How many beams find lists of so many items, where nobody says it."""
+    return max(BEAMS, 2 * top)
+
+
 @torch.no_grad()
 def generated(
     module: nn.Module,
@@ -103,7 +108,7 @@ def generated(
     The rank is the target's place among the beams, or MISSED; of several workers each asks as often.
     """
     assert later is None or world == 1, "workers would not all ask as often"
-    width = beams or max(BEAMS, 2 * top)
+    width = beams or width_for(top)
     generator, at_once = Generator(module, tokenizer, width, later=later), max(1, BEAMS_AT_ONCE // width)
     number_of = np.array([catalogue.get(name) for name in generator.ids.items])
     row_of = np.argsort(number_of)

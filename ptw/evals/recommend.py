@@ -4,7 +4,7 @@ The model is asked once for each case. All figures are made of the ranks and lis
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 
@@ -16,6 +16,7 @@ from ptw.evals.baselines import BASELINES, ranked_by
 from ptw.evals.bootstrap import DRAWS, Estimate, estimates
 from ptw.evals.cases import Case, Catalogue, cases, catalogue_of, count, drawn, split_of
 from ptw.evals.evaluate import device_of, tokenizer_of, window_of
+from ptw.evals.generated import width_for
 from ptw.evals.known import Known
 from ptw.evals.later import later_of
 from ptw.evals.lists import coverage, described, varied
@@ -74,6 +75,7 @@ class Recommended:
     scorers: tuple[Scorer, ...]
     slices: tuple[Slice, ...] = ()
     unsure: tuple[str, ...] = ()  # what of the runs' past may flatter their figures
+    beams: Mapping[str, int] = field(default_factory=dict)  # of those that rank what their beams find alone
     drawn_from: int | None = None  # of how many sequences these were drawn; None: they are all
 
     @cached_property
@@ -136,6 +138,7 @@ def recommend(
     held_out: list[Case] = []
     names: list[str] = []
     unsure: list[str] = []
+    beams: dict[str, int] = {}
     for opened, is_asked in chain(((one, True) for one in runs), ((one, False) for one in beside)):
         names += [opened.name] if is_asked else []
         demand_words(opened)
@@ -147,20 +150,11 @@ def recommend(
         _demand_same(own, catalogue, opened.name)
         _demand_cuts(asked, catalogue)
         about = keys_of(asked.slices)
+        beams |= {opened.name: asked.beams or width_for(asked.top)} if tokenizer.vocabularies else {}
         held_out = list(cases(workspace.root, entry, tokenizer, catalogue, "test", window, about, chosen))
         if not held_out:
             raise PtwError(f"dataset {entry.name}: no sequence has an item before its last; there is no test")
-        ranked[opened.name] = model_ranked(
-            opened.loaded.module,
-            held_out,
-            catalogue,
-            tokenizer,
-            window,
-            device_of(opened),
-            top=asked.top,
-            beams=asked.beams,
-            later=later_of(opened, asked.new),
-        )
+        ranked[opened.name] = _ranked(opened, held_out, catalogue, asked)
     assert catalogue is not None, "somebody names a run"
     known = Known.read(workspace.root, entry, catalogue)
     baselines = BASELINES if asked.baselines else {}
@@ -174,6 +168,7 @@ def recommend(
         repeats=sum(case.target in case.seen for case in held_out),
         leaked=known.leaked(held_out),
         unsure=tuple(dict.fromkeys(unsure)),
+        beams=beams,
         drawn_from=drawn_from,
         attribute=attribute.name if attribute else None,
         runs=tuple(names),
@@ -190,6 +185,20 @@ def _drawn(
         return None, None
     of = count(workspace.root, entry, "test")
     return (drawn(of, asked.cases, asked.seed), of) if asked.cases < of else (None, None)
+
+
+def _ranked(opened: Opened, held_out: Sequence[Case], catalogue: Catalogue, asked: Asked) -> list[Ranked]:
+    return model_ranked(
+        opened.loaded.module,
+        held_out,
+        catalogue,
+        tokenizer_of(opened),
+        window_of(opened),
+        device_of(opened),
+        top=asked.top,
+        beams=asked.beams,
+        later=later_of(opened, asked.new),
+    )
 
 
 def scored(

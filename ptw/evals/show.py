@@ -32,15 +32,22 @@ def changed(estimate: Estimate) -> str:
 def figures_table(found: Recommended) -> Table:
     names = [scorer.name for scorer in found.scorers]
     rows = [
-        [name, *(spoken(found.figures[scorer][name]) for scorer in names)] for name in found.figures[names[0]]
+        [named(found, name), *(spoken(found.figures[scorer][name]) for scorer in names)]
+        for name in found.figures[names[0]]
     ]
     return [["", *names], *rows]
+
+
+def named(found: Recommended, figure: str) -> str:
+    """As a table calls it: mrr, where some rank no more than their beams find, by how many these are."""
+    widths = sorted({f"{width}" for width in found.beams.values()})
+    return f"{figure} (beams: {', '.join(widths)})" if figure == "mrr" and widths else figure
 
 
 def differences_table(found: Recommended) -> Table:
     names = list(found.differences)
     rows = [
-        [name, *(changed(found.differences[scorer][name]) for scorer in names)]
+        [named(found, name), *(changed(found.differences[scorer][name]) for scorer in names)]
         for name in found.scorers[0].values
     ]
     return [[f"less {found.runs[0]}", *names], *rows]
@@ -59,7 +66,7 @@ def slices_table(found: Recommended, figure: str) -> Table:
 def seeds_table(found: Recommended) -> Table:
     """The runs as seeds of one: mean and standard deviation over them."""
     rows = [
-        [name, f"{mean:.4f}", f"{deviation:.4f}", *(f"{value:.4f}" for value in values)]
+        [named(found, name), f"{mean:.4f}", f"{deviation:.4f}", *(f"{value:.4f}" for value in values)]
         for name, mean, deviation, values in over_seeds(found)
     ]
     return [["", "mean", "deviation", *found.runs], *rows]
@@ -105,6 +112,10 @@ def notes(found: Recommended) -> list[str]:
         said.append(
             f"diversity and miscalibration are by {found.attribute}; --attribute names another, or {NONE}"
         )
+    said += [
+        f"mrr of {name} ends with its {width} beams: a target that they do not find adds nothing"
+        for name, width in found.beams.items()
+    ]
     if found.drawn_from:
         said.append(
             f"coverage is that of the lists of {len(found.targets_N):,} sequences; more would cover more"
@@ -143,6 +154,7 @@ def as_json(found: Recommended, seeds: bool = False) -> dict[str, Any]:
         "repeats": found.repeats,
         "leaked": found.leaked,
         "notes": notes(found),
+        "beams": dict(found.beams),
         "figures": told(found.figures),
         "differences": told(found.differences, differ=True),
         "slices": [

@@ -14,12 +14,14 @@ from click.testing import CliRunner
 from ptw.cli import cli
 from ptw.data.sample import Sample
 from ptw.errors import PtwError
+from ptw.evals import page, show
 from ptw.evals.cases import Case, Catalogue, cases, catalogue_of
 from ptw.evals.filters import Filters
 from ptw.evals.generated import Generator
 from ptw.evals.next_items import Request, next_items
 from ptw.evals.ranker import model_ranked
 from ptw.evals.ranking import MISSED
+from ptw.evals.recommend import Asked, recommend
 from ptw.runs import record
 from ptw.runs.export import export_run
 from ptw.runs.open import Opened, open_named
@@ -277,6 +279,15 @@ def test_a_run_that_scores_all_items_stands_beside(root: Path, monkeypatch: pyte
     figures, said = told()
     assert figures == ["generate-001", "popularity", "knn"]
     assert "no run over a token for each of its items stands beside generate-001" in said
+
+
+def test_an_mrr_that_ends_with_the_beams_says_so(root: Path) -> None:
+    workspace, opened = read(root), open_named(read(root), "generate")
+    found = recommend(workspace, [opened], workspace.datasets["views"], Asked((3, 12)))
+    assert found.beams == {"generate-001": 24} == show.as_json(found)["beams"]
+    assert "mrr of generate-001 ends with its 24 beams" in page.as_html(found)
+    assert [row[0] for row in show.figures_table(found) if "mrr" in row[0]] == ["mrr (beams: 24)"]
+    assert max(found.scorers[0].ranks_N[found.scorers[0].ranks_N < MISSED]) <= 24
 
 
 def test_a_generator_needs_codes(root: Path) -> None:
