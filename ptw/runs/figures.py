@@ -42,7 +42,8 @@ class Figures:
 
 
 OF_EVERY_RUN = {
-    *("kind", "step", "total", "epoch", "tokens", "learnt", "packing", "digest", "labelled", "usd"),
+    *("kind", "step", "total", "epoch", "tokens", "learnt", "packing", "digest", "labelled"),
+    *("refused", "usd"),
     *("loss", "learning_rate", "gradient_norm", "seconds", "feed_seconds"),
     *("flops", "mfu", "memory_bytes", "reserved_bytes"),
 }

@@ -79,7 +79,8 @@ def _status(recent: list[lines.Line]) -> str:
     known = Figures.of(recent).texts()
     if "loss" not in recent[-1]:
         usd = f"  ${recent[-1]['usd']:.4f}" if "usd" in recent[-1] else ""
-        return f"{known['tokens/s']} tokens/s{usd}"
+        refused = f"  {recent[-1]['refused']:,} refused" if recent[-1].get("refused") else ""
+        return f"{known['tokens/s']} tokens/s{usd}{refused}"
     own = [
         f"{key} {value:.3g}" for key, value in own_figures(recent[-1]).items() if not key.endswith(SECONDS)
     ]

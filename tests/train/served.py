@@ -16,8 +16,10 @@ ADDED = {"one": 1, "two": 2, "three": 3}
 class Served(ThreadingHTTPServer):
     """Answers "What is N and one?" with the sum; of a seed and a temperature the same each time.
 
-    faults: what befalls the next requests, one after the other: an HTTP status, a status with Retry-After,
-    "drop" (the connection ends without an answer), "stall" or "garble". seconds: that an answer takes.
+    faults: what befalls the next requests, one after the other: an HTTP status, a status with Retry-After or
+    with a whole body, "drop" (the connection ends without an answer), "stall" or "garble". befalls: the same
+    of every request for a question. ends: after so many answers, what befalls all others. seconds: that an
+    answer takes.
     """
 
     daemon_threads = True
@@ -25,6 +27,8 @@ class Served(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.faults: list[Any] = []
+        self.befalls: dict[str, Any] = {}
+        self.ends: tuple[int, Any] | None = None
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.seconds = 0.0
@@ -60,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.asked.append(body)
             self.server.headers.append(dict(self.headers))
-            fault = self.server.faults.pop(0) if self.server.faults else None
+            fault = self._fault_of(body["messages"][-1]["content"])
             self.server.at_once += 1
             self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
         try:
@@ -69,6 +73,14 @@ class _Handler(BaseHTTPRequestHandler):
             with self.server.lock:
                 self.server.at_once -= 1
 
+    def _fault_of(self, question: str) -> Any:
+        server = self.server
+        if server.ends is not None and server.answered >= server.ends[0]:
+            return server.ends[1]
+        if question in server.befalls:
+            return server.befalls[question]
+        return server.faults.pop(0) if server.faults else None
+
     def _answer(self, body: dict[str, Any], fault: Any) -> None:
         time.sleep(STALL_SECONDS if fault == "stall" else self.server.seconds)
         if fault == "drop":
@@ -76,6 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
         elif fault == "garble":
             self._say(200, {"choices": []})
+        elif isinstance(fault, tuple) and isinstance(fault[1], dict):
+            self._say(*fault)
         elif isinstance(fault, tuple):
             self._say(fault[0], {"error": {"message": "slower, please"}}, {"Retry-After": fault[1]})
         elif isinstance(fault, int):

@@ -204,28 +204,6 @@ def test_a_stop_waits_for_what_is_paid_for(root: Path, server: Served) -> None:
     assert measured["spent_usd"] == pytest.approx(measured["usd"])
 
 
-@pytest.mark.parametrize(
-    ("faults", "said"),
-    [
-        ([500] * 12, r"no answer to 3 requests, the last time: HTTP 500: no, said to Bearer \[redacted\]"),
-        ([401], r"HTTP 401: no, said to Bearer \[redacted\]; look at endpoint, served_as and api_key_env"),
-        ([400] * ROWS, r"rejects every request, that of data/questions\.jsonl:\d+ with HTTP 400"),
-    ],
-)
-def test_an_endpoint_that_answers_nothing_ends_the_run(
-    root: Path, server: Served, faults: list[int], said: str
-) -> None:
-    server.faults = list(faults)
-    plan = planned(root, "answers", tries=3)
-    with pytest.raises(PtwError, match=said):
-        trained(plan)
-    assert all("refused" not in line for line in said_of(plan.run_folder()))
-    server.faults.clear()
-    going_on(plan)
-    trained(plan)
-    assert len(labels_of(plan.run_folder())) == ROWS
-
-
 def test_reasoning_models_are_told_their_limit_in_their_word(root: Path, server: Served) -> None:
     server.takes_max_tokens = False
     assert len(labels_of(trained(planned(root, "answers")).folder)) == ROWS

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from ptw.errors import PtwError
 from ptw.train.count import Stopped
 from ptw.train.labels.answering import Drawing, cut_off, seed_of
 from ptw.train.labels.bill import Bill, Price, price_of
-from ptw.train.labels.endpoint import Broke, Endpoint, Interrupted, Rejected, Reply
+from ptw.train.labels.doubt import Doubts, Failure
+from ptw.train.labels.endpoint import HINT, Broke, Endpoint, Failed, Interrupted, Reply
 from ptw.train.labels.progress import Progress
+from ptw.train.labels.question import PROOF, Question
 from ptw.train.labels.rows import Item
 from ptw.train.labels.store import Key, Stage
 
@@ -22,30 +25,14 @@ if TYPE_CHECKING:
     from ptw.train.labels.run import Labelling
 
 TOLD_SECONDS = 0.5  # between two looks at how far all workers are
-MOST_REJECTED = 20  # requests before the first answer: then it is no row that is at fault
-
-
-@dataclass(frozen=True)
-class _Question:
-    """An answer that is wanted, and what it may cost; the tries for it, as an endpoint announces them."""
-
-    key: Key
-    item: Item
-    most: float
-    bill: Bill
-
-    def announce(self) -> bool:
-        return self.bill.announce(self.key, self.most)
-
-    def free(self) -> None:
-        self.bill.settle(self.key, self.most, 0.0, free=True)
-
-    def lost(self) -> None:
-        self.bill.settle(self.key, self.most, self.most)
 
 
 class Asking:
-    """This worker's share of the answers of a stage that are not there yet."""
+    """This worker's share of the answers of a stage that are not there yet.
+
+    A question that fails is refused only where the endpoint answers another one after that, which it is
+    asked for this alone where need be. Until then nothing is written of it: a run that goes on asks it again.
+    """
 
     def __init__(self, run: Labelling, stage: Stage, drawing: Drawing) -> None:
         self._run, self._stage, self._drawing = run, stage, drawing
@@ -54,13 +41,14 @@ class Asking:
         self._bill = Bill(run.plan.run_folder(), run.group, stage, settings.budget_usd)
         self._endpoint = Endpoint(model, settings.timeout_seconds, settings.tries)
         self._questions = self._share()
-        self._next: _Question | None = next(self._questions, None)
-        self._under_way: dict[Future[Reply], _Question] = {}
-        self._rejected: list[tuple[_Question, str]] = []  # before the first answer
-        self._answered = len(stage) > 0
+        self._again = deque[Question]()  # after all others
+        self._next: Question | None = next(self._questions, None)
+        self._under_way: dict[Future[Reply], Question] = {}
+        self._doubts = Doubts()
+        self._answered: Item | None = None
         self._fault: str | None = None
-        self._broke = self._closing = False
-        self._done = self._tokens = 0  # since they were told last
+        self._proving = self._broke = self._closing = self._told = False
+        self._done = self._refused = self._tokens = 0  # since they were told last
 
     @property
     def usd(self) -> float | None:
@@ -68,7 +56,7 @@ class Asking:
         return None if self._price is None else self._bill.usd
 
     def run(self, progress: Progress) -> None:
-        """Until all rows are answered. PtwError: the budget is used up, or the endpoint is gone or refuses.
+        """Until all rows are answered or refused. PtwError: the budget is used up, or the endpoint is gone.
 
         What is under way when the run is to end is paid for, so it is waited for and written down.
         """
@@ -92,7 +80,7 @@ class Asking:
         if broke:
             self._demand_money(progress)
 
-    def _share(self) -> Iterator[_Question]:
+    def _share(self) -> Iterator[Question]:
         keys = (
             ((item.row, answer), item)
             for item in self._run.items()
@@ -100,9 +88,12 @@ class Asking:
             if (item.row, answer) not in self._stage
         )
         for key, item in islice(keys, self._run.group.rank, None, self._run.group.world):
-            asked = [item.messages, item.tools]
-            most = 0.0 if self._price is None else self._price.most(asked, self._drawing.max_new_tokens)
-            yield _Question(key, item, most, self._bill)
+            yield self._question(key, item)
+
+    def _question(self, key: Key, item: Item) -> Question:
+        asked = [item.messages, item.tools]
+        most = 0.0 if self._price is None else self._price.most(asked, self._drawing.max_new_tokens)
+        return Question(key, item, most, self._bill, self._price)
 
     def _work(self, pool: ThreadPoolExecutor) -> None:
         """Ask, and write down what is answered, for a moment."""
@@ -115,28 +106,58 @@ class Asking:
 
     def _tell(self, progress: Progress) -> list[bool]:
         """Of any worker: whether to stop, whether it has a fault, is broke, or has work left."""
-        waits = self._next is not None and not self._closing and not self._broke
-        if self._next is None and not self._under_way and not self._closing and self._fault is None:
-            self._write_rejected()  # all were asked, so that these were at fault themselves
+        waits = (self._next is not None or len(self._doubts) > 0) and not self._closing and not self._broke
         flags = (
             self._closing or self._run.is_asked_to_stop(),
             self._fault is not None,
             self._broke,
             bool(self._under_way) or waits,
         )
-        done, tokens, self._done, self._tokens = self._done, self._tokens, 0, 0
-        return progress.add(done=done, tokens=tokens, usd=self._bill.since(), flags=flags)
+        if self._endpoint.limited is not None and not self._told:
+            self._told = True
+            self._run.ledger.say(f"{self._endpoint.who}: {self._endpoint.limited}; it is waited for")
+        done, refused, tokens = self._done, self._refused, self._tokens
+        self._done = self._refused = self._tokens = 0
+        return progress.add(done=done, refused=refused, tokens=tokens, usd=self._bill.since(), flags=flags)
 
     def _ask(self, pool: ThreadPoolExecutor) -> None:
-        closed = self._closing or self._fault is not None or self._broke
-        while not closed and self._next is not None and len(self._under_way) < self._run.settings.concurrency:
-            if not self._bill.affords(self._next.most):
+        while self._may_ask and (question := self._following()) is not None:
+            if not self._bill.affords(question.most):
                 self._broke = not self._under_way  # else what is under way may cost less than it might
                 return
-            self._under_way[pool.submit(self._answer, self._next)] = self._next
-            self._next = next(self._questions, None)
+            self._under_way[pool.submit(self._answer, question)] = question
+            if question.is_proof:
+                self._proving = True
+            else:
+                self._advance()
 
-    def _answer(self, question: _Question) -> Reply:
+    @property
+    def _may_ask(self) -> bool:
+        ended = self._closing or self._broke or self._fault is not None
+        return not ended and not self._proving and len(self._under_way) < self._run.settings.concurrency
+
+    def _following(self) -> Question | None:
+        """What is to be asked now: whether the endpoint answers at all, where that is in doubt."""
+        all_asked = self._next is None and not self._under_way
+        if self._doubts.many or (all_asked and len(self._doubts)):
+            return self._proof()
+        return self._next
+
+    def _advance(self) -> None:
+        self._next = next(self._questions, None)
+        if self._next is None and self._again:
+            self._next = self._again.popleft()
+
+    def _proof(self) -> Question:
+        """One that was answered before, by this worker or by another; where none was the shortest of all."""
+        item = self._answered
+        if item is None:
+            row = self._stage.answered()
+            items = self._run.items() if row is None else islice(self._run.items(), row, row + 1)
+            item = min(items, key=lambda item: len(str(item.messages)))
+        return self._question((item.row, PROOF), item)
+
+    def _answer(self, question: Question) -> Reply:
         drawing, item = self._drawing, question.item
         seed = {"seed": seed_of(self._run.settings.seed, question.key)} if drawing.temperature else {}
         return self._endpoint.answer(
@@ -148,7 +169,8 @@ class Asking:
             **seed,
         )
 
-    def _take(self, question: _Question, future: Future[Reply]) -> None:
+    def _take(self, question: Question, future: Future[Reply]) -> None:
+        self._proving = self._proving and not question.is_proof
         try:
             reply = future.result()
         except Broke:
@@ -157,47 +179,47 @@ class Asking:
             pass  # it is asked again when the run goes on
         except PtwError as error:
             self._fault = self._fault or str(error)
-        except Rejected as error:
-            self._reject(question, str(error))
+        except Failed as error:
+            self._doubt(question, error)
         else:
-            self._answered = True
-            self._write_rejected()
-            self._write(question, self._said(question, reply))
+            self._answered = question.item
+            self._decide(reply.asked)
+            said = question.answered(reply)
+            if not question.is_proof:
+                self._write(question, self._said(question, reply) | said)
 
-    def _said(self, question: _Question, reply: Reply) -> dict[str, Any]:
+    def _doubt(self, question: Question, failed: Failed) -> None:
+        if not question.is_proof:
+            failure = Failure(question, str(failed), failed.requests, failed.rejected, time.monotonic())
+            self._doubts.add(failure)
+            return
+        if not len(self._doubts):
+            return  # others were answered meanwhile
+        first = self._doubts.first.question.item.place
+        why = f"it answers nothing, from {first} on, nor {question.item.place} when asked to see: {failed}"
+        self._fault = self._fault or f"{self._endpoint.who}: {why}; {HINT}"
+
+    def _decide(self, asked: float) -> None:
+        """The endpoint answers a request of this time: what failed before it did so by itself."""
+        for failure in self._doubts.decided(asked):
+            if failure.is_final:
+                self._write(failure.question, {"refused": failure.reason})
+            else:
+                self._again.append(replace(failure.question, again=True))
+        if self._next is None and self._again:
+            self._next = self._again.popleft()
+
+    def _said(self, question: Question, reply: Reply) -> dict[str, Any]:
         refused = reply.refused
         if refused is None and reply.cut_off and not self._drawing.keep_cut_off:
             refused = cut_off(self._drawing)
         refused = refused or self._run.fault_of(question.item, reply.message)
-        counts = {"input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens}
-        said = {**({} if refused is None else {"refused": refused}), "message": reply.message}
-        known = {name: count for name, count in counts.items() if count is not None}
-        if self._price is None:
-            return said | known
-        whole = len(known) == len(counts)
-        usd = self._price.of(known["input_tokens"], known["output_tokens"]) if whole else question.most
-        self._bill.settle(question.key, question.most, usd)
-        return said | known | {"usd": usd}
+        return {**({} if refused is None else {"refused": refused}), "message": reply.message}
 
-    def _reject(self, question: _Question, reason: str) -> None:
-        """Before the first answer it is kept in mind only: perhaps no request is right."""
-        self._rejected.append((question, reason))
-        if self._answered:
-            self._write_rejected()
-        elif len(self._rejected) >= MOST_REJECTED:
-            first, why = self._rejected[0]
-            self._fault = self._fault or (
-                f"{self._endpoint.who}: it rejects every request, that of {first.item.place} with {why}"
-            )
-
-    def _write_rejected(self) -> None:
-        for question, reason in self._rejected:
-            self._write(question, {"refused": reason})
-        self._rejected.clear()
-
-    def _write(self, question: _Question, said: dict[str, Any]) -> None:
+    def _write(self, question: Question, said: dict[str, Any]) -> None:
         self._stage.add(question.key, said)
         self._done += 1
+        self._refused += "refused" in said
         self._tokens += said.get("input_tokens", 0) + said.get("output_tokens", 0)
 
     def _demand_money(self, progress: Progress) -> None:

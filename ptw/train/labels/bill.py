@@ -49,16 +49,17 @@ class Bill:
     """Each try is written down with what it may cost before it is made.
 
     One whose answer is lost, because nobody came back or because the run was killed, counts as what it may
-    have cost, so that no budget is exceeded. What is left of it is shared out evenly to the workers.
+    have cost, so that no budget is exceeded; one that failed as what the endpoint counts, or nothing. What is
+    left of it is shared out evenly to the workers.
     """
 
     def __init__(self, folder: Path, group: Group, stage: Stage, budget_usd: float | None) -> None:
         self._own = folder / f"asked-{group.rank:05d}.jsonl"
         cut(self._own)
         group.wait()
-        self.lost_usd = _lost(folder, stage)  # by earlier lives: of all workers
+        labelled = {(said["row"], said["answer"]): said["usd"] for said in stage if "usd" in said}
+        self.usd = sum(labelled.values()) + _lost(folder, labelled)  # of all workers, until now
         group.wait()  # nobody asks before all have read
-        self.usd = self.lost_usd + sum(said.get("usd", 0.0) for said in stage)
         self._left = None if budget_usd is None else (budget_usd - self.usd) / group.world
         self._spent = self._reserved = self._told = 0.0
         self._lock = threading.Lock()
@@ -76,13 +77,13 @@ class Bill:
             lines.append(self._own, {"row": key[0], "answer": key[1], "most": most})
         return True
 
-    def settle(self, key: Key, most: float, usd: float, free: bool = False) -> None:
-        """The try has cost this; free: it is known to have cost nothing."""
+    def settle(self, key: Key, most: float, usd: float, known: bool = False) -> None:
+        """The try has cost this; known: exactly, though no label will say so."""
         with self._lock:
             self._reserved -= most
             self._spent += usd
-        if free and most:
-            lines.append(self._own, {"row": key[0], "answer": key[1], "free": True})
+        if known and most:
+            lines.append(self._own, {"row": key[0], "answer": key[1], "cost": usd})
 
     def since(self) -> float:
         """What this worker has spent since it was asked last."""
@@ -91,17 +92,18 @@ class Bill:
         return new
 
 
-def _lost(folder: Path, stage: Stage) -> float:
-    """What the tries of earlier lives may have cost that left no answer."""
+def _lost(folder: Path, labelled: Mapping[Key, float]) -> float:
+    """What the tries of earlier lives have cost, or may have, that no label speaks of."""
     asked: defaultdict[Key, list[float]] = defaultdict(list)
     for path in sorted(folder.glob(ASKED)):
         for line in lines.read(path)[0]:
             _take(asked[line["row"], line["answer"]], line)
-    return sum(sum(tries[:-1] if key in stage else tries) for key, tries in asked.items())
+    # a label says what the last try for it has cost
+    return sum(sum(tries[:-1] if key in labelled else tries) for key, tries in asked.items())
 
 
 def _take(tries: list[float], line: Mapping[str, Any]) -> None:
     if "most" in line:
         tries.append(line["most"])
     elif tries:
-        tries.pop()
+        tries[-1] = line["cost"]

@@ -78,11 +78,11 @@ class Labelling:
         total = self.rows * drawing.answers
         if self.by_endpoint:
             asking = Asking(self, stage, drawing)
-            self._progress = self._begun(total * (1 + judged), len(stage), asking.usd)
+            self._progress = self._begun(total * (1 + judged), stage, asking.usd)
             asking.run(self._progress)
             stage.refresh()
             return stage
-        self._progress = self._begun(total * (1 + judged), len(stage), None)
+        self._progress = self._begun(total * (1 + judged), stage, None)
         self._say(
             stage,
             self._texts(stage, self._prompts(drawing.answers), self._room(drawing)),
@@ -94,11 +94,11 @@ class Labelling:
         """What a model of scores says of each chat, or of each answer that is not refused."""
         stage = self._stage("scores")
         if answers is not None:
-            refused = sum("refused" in said for said in answers)
             assert self._progress is not None
-            self._progress.done += refused + len(stage)
+            self._progress.done += answers.refused + len(stage)
+            self._progress.refused = answers.refused + stage.refused
         else:
-            self._progress = self._begun(self.rows, len(stage), None)
+            self._progress = self._begun(self.rows, stage, None)
         self._say(
             stage,
             self._texts(stage, self._chats(answers), self.settings.window, paid=answers is not None),
@@ -146,10 +146,10 @@ class Labelling:
         elif not plan.roles:  # else a judge is here
             settings.demand_unset(OF_A_MODEL, f"on model {plan.model.name}, which is behind an endpoint")
 
-    def _begun(self, total: int, done: int, usd: float | None) -> Progress:
-        if done:
-            self.ledger.say(f"{done:,} of {total:,} are labelled already")
-        return Progress(self.ledger, self.group, total, done, usd)
+    def _begun(self, total: int, stage: Stage, usd: float | None) -> Progress:
+        if len(stage):
+            self.ledger.say(f"{len(stage):,} of {total:,} are labelled already")
+        return Progress(self.ledger, self.group, total, len(stage), stage.refused, usd)
 
     def _stage(self, name: str) -> Stage:
         return Stage(self.plan.run_folder(), name, self.group)
@@ -213,6 +213,7 @@ class Labelling:
                 raise PtwError(f"{text.item.place}: {reason}; {hint}")
             if text.key not in stage:
                 self._progress.done += 1
+                self._progress.refused += 1
                 if text.key[0] % self.group.world == self.group.rank:
                     stage.add(text.key, {"refused": reason, "input_tokens": 0})
 
@@ -230,9 +231,10 @@ class Labelling:
             said = say(own)
             for text, values in zip(own, said, strict=True):
                 stage.add(text.key, values)
-            new = sum(text.key not in stage for text in own)
+            new = [values for text, values in zip(own, said, strict=True) if text.key not in stage]
             tokens = sum(values["input_tokens"] + values.get("output_tokens", 0) for values in said)
-            (stop,) = progress.add(done=new, tokens=tokens, flags=(self._stopping(),))
+            refused = sum("refused" in values for values in new)
+            (stop,) = progress.add(done=len(new), refused=refused, tokens=tokens, flags=(self._stopping(),))
             if stop:
                 raise Stopped
         stage.refresh()

@@ -26,17 +26,20 @@ class Stage:
         self._folder, self._group = folder, group
         self._own = folder / f"labelled-{name}-{group.rank:05d}.jsonl"
         self._places: dict[Key, tuple[Path, int]] = {}
+        self.refused = 0  # how many of them are
         cut(self._own)
         self.refresh()
 
     def refresh(self) -> None:
         """Read what the workers wrote since. All call it together."""
         self._group.wait()  # all have written
-        self._places = {
-            (line["row"], line["answer"]): (path, begin)
-            for path in sorted(self._folder.glob(f"labelled-{self.name}-*.jsonl"))
-            for begin, line in _whole_lines(path)
-        }
+        self._places.clear()
+        refused = set[Key]()
+        for path, begin, line in self._written():
+            key = line["row"], line["answer"]
+            self._places[key] = path, begin
+            (refused.add if "refused" in line else refused.discard)(key)
+        self.refused = len(refused)
         self._group.wait()  # nobody writes before all have read
 
     def __contains__(self, key: Key) -> bool:
@@ -63,10 +66,18 @@ class Stage:
             yield (row, answer), self[row, answer]
             answer += 1
 
+    def answered(self) -> int | None:
+        """A row that was answered, by whichever worker, if there is one; also since `refresh`."""
+        return next((line["row"] for _, _, line in self._written() if "message" in line), None)
+
     def add(self, key: Key, said: Mapping[str, Any]) -> None:
         """Write it down, where it is not there; it is in the stage after `refresh`."""
         if key not in self:
             lines.append(self._own, {"row": key[0], "answer": key[1], **said})
+
+    def _written(self) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+        for path in sorted(self._folder.glob(f"labelled-{self.name}-*.jsonl")):
+            yield from ((path, begin, line) for begin, line in _whole_lines(path))
 
 
 def count(folder: Path) -> int:
