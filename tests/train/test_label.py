@@ -20,7 +20,9 @@ from ptw.evals.answer import answer
 from ptw.nn.decode import generate
 from ptw.runs import lines, record, report
 from ptw.runs.open import open_named
+from ptw.tokens.chat import Message
 from ptw.train import launch, worker
+from ptw.train.labels import run as labels
 from ptw.train.labels.rows import Text, batches, pending
 from ptw.train.labels.store import Stage
 from ptw.train.plan import Plan
@@ -95,6 +97,7 @@ dataset = "pairs"
 settings = {{ steps = 4, window = 128, rows = 3, learning_rate = 3e-3 }}
 """
 FAR = '[models.far]\n{}\n[recipes.best]\nrecipe = "label"\nmodel = "far"'
+ASKED = {"role": "user", "content": "2?"}
 QUESTIONS = 23
 PATIENCE_SECONDS = 120
 
@@ -344,6 +347,47 @@ def test_what_cannot_be_used_is_kept_with_the_reason(root: Path) -> None:
     toml.write_text(toml.read_text().replace('\ntoo_long = "drop"', ""))
     with pytest.raises(PtwError, match=r"data/questions\.jsonl:3: \d+ ids, and there is room for 58; widen"):
         trained(planned(root, "answers", max_new_tokens=2, window=60))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dataset", "row", "said"),
+    [
+        ("answers", "questions", {"prompt": "Why? " * 60}, r"\d+ ids, and there is room for 84; widen the"),
+        (
+            "scores",
+            "answered",
+            {"messages": [ASKED, {"role": "assistant", "content": "No. " * 60}]},
+            "room for 96",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_given_to_the_teacher_is_told_before_any_is_labelled(
+    root: Path, recipe: str, dataset: str, row: dict[str, Any], said: str
+) -> None:
+    path = root / "data" / f"{dataset}.jsonl"
+    others = path.read_text()
+    path.write_text(others + json.dumps(row) + "\n")
+    last = others.count("\n") + 1
+    plan = planned(root, recipe, rows_at_once=1)
+    with pytest.raises(PtwError, match=rf"data/{dataset}\.jsonl:{last}: .*{said}"):
+        trained(plan)
+    assert not list(plan.run_folder().glob("labelled-*")), "it is found before, not after hours"
+    path.write_text(others)
+    assert trained(planned(root, recipe), lambda: True).state == "stopped"
+
+
+def test_a_row_that_the_template_does_not_write_is_told_before_any_is_labelled(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def demand(messages: list[Message], tools: object, text: str) -> None:
+        if "What is 22 and" in text:
+            raise PtwError("the chat template leaves out a part")
+
+    monkeypatch.setattr(labels, "require_all", demand)
+    plan = planned(root, "answers", rows_at_once=1)
+    with pytest.raises(PtwError, match=r"data/questions\.jsonl:23: the chat template leaves out"):
+        trained(plan)
+    assert not said_of(plan.run_folder())
 
 
 @pytest.mark.parametrize(

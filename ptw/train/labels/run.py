@@ -21,6 +21,7 @@ from ptw.train.group import Group
 from ptw.train.labels.answering import Drawing, answers_of
 from ptw.train.labels.asking import Asking
 from ptw.train.labels.progress import Progress
+from ptw.train.labels.room import demand_room, too_long
 from ptw.train.labels.rows import Item, Text, batches, items, pending
 from ptw.train.labels.scoring import scores_of
 from ptw.train.labels.settings import OF_A_MODEL, OF_AN_ENDPOINT, LabelSettings
@@ -82,10 +83,12 @@ class Labelling:
             asking.run(self._progress)
             stage.refresh()
             return stage
+        room = self._room(drawing)
+        demand_room(self, stage, lambda item: self._ids(item, [], prompt=True), room)
         self._progress = self._begun(total * (1 + judged), stage, None)
         self._say(
             stage,
-            self._texts(stage, self._prompts(drawing.answers), self._room(drawing)),
+            self._texts(stage, self._prompts(drawing.answers), room),
             lambda: answers_of(self, self._opened(self.plan.model, "model"), drawing),
         )
         return stage
@@ -98,10 +101,11 @@ class Labelling:
             self._progress.done += answers.refused + len(stage)
             self._progress.refused = answers.refused + stage.refused
         else:
+            demand_room(self, stage, lambda item: self._ids(item, []), self.settings.window)
             self._progress = self._begun(self.rows, stage, None)
         self._say(
             stage,
-            self._texts(stage, self._chats(answers), self.settings.window, paid=answers is not None),
+            self._texts(stage, self._chats(answers), self.settings.window),
             lambda: scores_of(self, self._opened(model, role, gives_scores=True)),
         )
         return stage
@@ -163,7 +167,7 @@ class Labelling:
         return open_frozen(self, model, role, spread, gives_scores)
 
     def _room(self, drawing: Drawing) -> int:
-        """The ids that a prompt may have; PtwError, before anything is computed, for a longer one."""
+        """The ids that a prompt may have."""
         room = self.settings.window - drawing.max_new_tokens
         if room < 1:
             raise PtwError(
@@ -196,26 +200,20 @@ class Labelling:
             raise PtwError(f"{item.place}: {error}") from error
         return ids
 
-    def _texts(self, stage: Stage, texts: Iterator[Text], room: int, paid: bool = False) -> Iterator[Text]:
-        """Those that there is room for. PtwError names a longer one where too_long says so.
-
-        paid: they hold answers, which nobody wants to lose to one of them.
+    def _texts(self, stage: Stage, texts: Iterator[Text], room: int) -> Iterator[Text]:
+        """Those that there is room for. A longer one is refused: of the rows themselves none is here that
+        too_long does not drop, and an answer that was paid for is not lost to another one.
         """
         assert self._progress is not None
         for text in texts:
             if len(text.ids) <= room:
                 yield text
                 continue
-            reason = f"{len(text.ids)} ids, and there is room for {room}"
-            if self.dataset.too_long == "error" and not paid:
-                name = self.dataset.name
-                hint = f'widen the window, or set in [datasets.{name}] too_long = "drop"'
-                raise PtwError(f"{text.item.place}: {reason}; {hint}")
             if text.key not in stage:
                 self._progress.done += 1
                 self._progress.refused += 1
                 if text.key[0] % self.group.world == self.group.rank:
-                    stage.add(text.key, {"refused": reason, "input_tokens": 0})
+                    stage.add(text.key, {"refused": too_long(text.ids, room), "input_tokens": 0})
 
     @torch.no_grad()
     def _say(self, stage: Stage, texts: Iterator[Text], opened: Callable[[], Say]) -> None:
