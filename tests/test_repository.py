@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,26 @@ def test_the_repository_verifies_its_own_ports(repository: Path, names: list[str
 def test_the_page_shows_the_figures_that_were_measured() -> None:
     written = figures.PAGE.read_text(encoding="utf-8")
     assert written == figures.page(), "`python -m benchmarks.figures` writes them anew"
+
+
+def test_links_lead_somewhere(repository: Path) -> None:
+    """Of every page that people read: to a file, and to a heading of it."""
+    pages = [*repository.glob("*.md"), *repository.glob("docs/*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
+            place, _, anchor = link.partition("#")
+            if "://" in place:
+                continue
+            target = (page.parent / place) if place else page
+            assert target.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+def without_code(page: Path) -> str:
+    return re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    heads = re.findall(r"(?m)^#+ (.*)$", without_code(page))
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}

@@ -156,7 +156,7 @@ def engines_of(
         make = partial(PortEngine, root=plan.root, port=plan.model.port, sampling=sampling, dtype=dtype)
     elif importlib.util.find_spec("vllm") is None:
         raise PtwError(
-            "settings: engine = vllm: it is not installed; pip install 'ptw[rl]' (on a CPU as the README "
+            "settings: engine = vllm: it is not installed; pip install 'ptw[rl]' (on a CPU as docs/rl.md "
             "says), or set engine = 'ptw'"
         )
     else:
