@@ -13,7 +13,7 @@ from ptw.errors import PtwError
 from ptw.verify import cases
 from ptw.verify.cases import Reference
 from ptw.verify.judge import Verifier, read_verifiers
-from ptw.verify.mutants import runs
+from ptw.verify.mutants import mutate, runs
 from ptw.verify.mutants.mutate import made
 from ptw.verify.mutants.mutation import Mutant, families, mutants_of
 from ptw.verify.mutants.report import Fate, Kill, MutantReport
@@ -181,6 +181,30 @@ def test_one_that_works_for_ever_is_ended_and_one_that_waits_for_others_is_not(
     by_work, waited = held(runner, endless, slow)
     assert [(kill.verifier, kill.metric) for kill in by_work] == [("process", "ended")]
     assert waited == ()
+
+
+def test_a_run_goes_on_with_the_draws_that_are_left(tmp_path: Path) -> None:
+    def fates() -> mutate._Fates:
+        return mutate._Fates(tmp_path, [], {"llama": PORTS["llama"]}, full=False)
+
+    practice, acceptance, *_, last = mutate.DRAWS
+    early = fates()
+    early.learn(MUTANT, practice, runs.Verdict((), differs=0.25))
+    assert not early.past(MUTANT, practice)
+    early.survive(MUTANT, practice)
+    later = fates()
+    assert not later.knows(MUTANT)
+    assert later.past(MUTANT, practice)
+    assert not later.past(MUTANT, acceptance)
+    later.survive(MUTANT, last)
+    decided = fates()
+    assert decided.knows(MUTANT)
+    fate = decided.of(MUTANT)
+    assert (fate.ending, fate.draw, fate.differs) == ("survived", last.name, 0.25)
+    later.learn(MUTANT, last, runs.Verdict((Kill("logits", "relative", "plain"),)))
+    told = fates()
+    assert told.knows(MUTANT)
+    assert told.of(MUTANT).ending == "missed"
 
 
 def test_a_loosened_limit_lets_a_mutant_pass(runner: Runner) -> None:

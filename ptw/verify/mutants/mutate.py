@@ -79,18 +79,16 @@ def run_mutants(
         reference = Reference()
         stack.callback(reference.close)
         for draw in DRAWS:
-            waiting = [mutant for mutant in waiting if not fates.knows(mutant)]
-            concerned = {port: ports[port] for port in dict.fromkeys(mutant.port for mutant in waiting)}
+            held = [mutant for mutant in waiting if not fates.knows(mutant) and not fates.past(mutant, draw)]
+            concerned = {port: ports[port] for port in dict.fromkeys(mutant.port for mutant in held)}
             if concerned:
                 place = Path(folder) / draw.name.replace(" ", "-")
-                progress(f"{draw.name}: {len(waiting)} mutants; drawing cases")
+                progress(f"{draw.name}: {len(held)} mutants; drawing cases")
                 drawn = cases.draw(list(concerned), draw.level, draw.seed, place / "cases", cache, reference)
                 asked = [verifier for verifier in verifiers if draw.level in verifier.levels]
                 runner = Runner(place, drawn, concerned, asked)
                 runner.ask_reference(reference, cache, keeps=draw.level == "practice")
-                _hold(runner, draw, waiting, fates, progress, full=full)
-    for mutant in (mutant for mutant in waiting if not fates.knows(mutant)):
-        fates.survive(mutant)
+                _hold(runner, draw, held, fates, progress, full=full)
     return MutantReport(
         tuple((mutant, fates.of(mutant)) for mutant in mutants),
         tuple(verifier.name for verifier in verifiers),
@@ -123,10 +121,15 @@ def _hold(
         asked = [(mutant, asks[mutant.port]) for mutant in waiting if asks[mutant.port]]
         for number, (mutant, verdict) in enumerate(runner.hold(asked) if asked else (), start=1):
             fates.learn(mutant, draw, verdict)
+            if budget == float("inf") and not fates.knows(mutant):
+                fates.survive(mutant, draw)
             if number % PROGRESS == 0 or number == len(asked):
                 killed = sum(fates.knows(mutant) for mutant, _ in asked)
                 progress(f"{draw.name}: {number} of {len(asked)} asked, {killed} decided")
         before = budget
+    for mutant in mutants:  # nothing was left to ask of these in the last round
+        if not fates.knows(mutant) and not fates.past(mutant, draw):
+            fates.survive(mutant, draw)
 
 
 def _between(order: Sequence[tuple[float, str, str]], before: float, budget: float) -> Asks:
@@ -139,7 +142,7 @@ def _between(order: Sequence[tuple[float, str, str]], before: float, budget: flo
 
 
 class _Fates:
-    """What has become of each mutant, in memory and, once it is decided, on disk."""
+    """What has become of each mutant, in memory and, once it is decided or past a draw, on disk."""
 
     def __init__(
         self, folder: Path, verifiers: Sequence[Verifier], ports: Mapping[str, Path], full: bool
@@ -154,10 +157,18 @@ class _Fates:
     def knows(self, mutant: Mutant) -> bool:
         file = self._file(mutant)
         if mutant.name not in self.found and file.exists():
-            values = json.loads(file.read_text())
-            values["kills"] = tuple(Kill(**kill) for kill in values["kills"])
-            self.found[mutant.name] = Fate(**values | {"refused": tuple(values["refused"])})
+            fate = _read(file)
+            if fate.ending == "survived" and fate.draw != DRAWS[-1].name:
+                self.suspected.setdefault(mutant.name, fate)
+            else:
+                self.found[mutant.name] = fate
         return mutant.name in self.found
+
+    def past(self, mutant: Mutant, draw: Draw) -> bool:
+        """Whether nothing of this draw told it from the port."""
+        names = ["", *(one.name for one in DRAWS)]
+        known = self.suspected.get(mutant.name, Fate("survived"))
+        return names.index(known.draw) >= names.index(draw.name)
 
     def of(self, mutant: Mutant) -> Fate:
         return self.found[mutant.name]
@@ -174,13 +185,22 @@ class _Fates:
             known = self.suspected.get(mutant.name, Fate("survived"))
             refused = (*known.refused, *(f"{draw.name}: {case}" for case in verdict.refused))
             differs = max(known.differs, verdict.differs)
-            self.suspected[mutant.name] = Fate("survived", differs=differs, refused=refused)
+            self.suspected[mutant.name] = Fate("survived", known.draw, differs=differs, refused=refused)
 
-    def survive(self, mutant: Mutant) -> None:
-        self._decide(mutant, self.suspected.get(mutant.name, Fate("survived")))
+    def survive(self, mutant: Mutant, draw: Draw) -> None:
+        """This draw, and those before it; the last one decides."""
+        fate = dataclasses.replace(self.suspected.get(mutant.name, Fate("survived")), draw=draw.name)
+        self.suspected[mutant.name] = fate
+        if draw == DRAWS[-1]:
+            self._decide(mutant, fate)
+        else:
+            self._write(mutant, fate)
 
     def _decide(self, mutant: Mutant, fate: Fate) -> None:
         self.found[mutant.name] = fate
+        self._write(mutant, fate)
+
+    def _write(self, mutant: Mutant, fate: Fate) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f".{mutant.name}"
         aside.write_text(json.dumps(dataclasses.asdict(fate)))
@@ -189,3 +209,9 @@ class _Fates:
     def _file(self, mutant: Mutant) -> Path:
         said = hashlib.sha256(f"{self.base}\0{self.ports[mutant.port]}\0{mutant.text}".encode()).hexdigest()
         return self.folder / f"{said}.json"
+
+
+def _read(file: Path) -> Fate:
+    values = json.loads(file.read_text())
+    values["kills"] = tuple(Kill(**kill) for kill in values["kills"])
+    return Fate(**values | {"refused": tuple(values["refused"])})

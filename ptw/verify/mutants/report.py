@@ -32,8 +32,9 @@ class Kill:
 class Fate:
     """killed: by practice or one acceptance; missed: by further draws only; broken: it can't be imported.
 
-    survived: no draw tells it from the reference. Then `differs` is the largest relative difference of any
-    answer, of any kind, from the port's own, and `refused` says that it refuses more than the port does.
+    survived: no draw up to `draw` tells it from the reference. Then `differs` is the largest relative
+    difference of any answer, of any kind, from the port's own, and `refused` says that it refuses more than
+    the port does.
     """
 
     ending: Ending
