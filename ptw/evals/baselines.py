@@ -12,7 +12,7 @@ from scipy import sparse
 
 from ptw.evals.cases import Case
 from ptw.evals.known import Known, incidence
-from ptw.evals.neighbours import AT_ONCE, NEAREST, TIE, spans
+from ptw.evals.neighbours import AT_ONCE, TIE, most, spans
 from ptw.evals.ranking import MISSED, Ranked
 
 Ranker = Callable[[Sequence[Case], Known], Any]  # (N, I) sparse: the scores above 0 of some cases
@@ -38,7 +38,8 @@ BASELINES: dict[str, Ranker] = {"popularity": popularity, "knn": item_knn}
 def ranked_by(ranker: Ranker, sequences: Sequence[Case], known: Known, top: int = 0) -> list[Ranked]:
     """What came of each case, some at a time; items of the input are not ranked."""
     found: list[Ranked] = []
-    for part in spans(np.array([NEAREST * len(case.seen) for case in sequences]), AT_ONCE):
+    sizes = np.array([len(case.seen) for case in sequences]) * most(len(known.places))
+    for part in spans(np.minimum(sizes, len(known.places)), AT_ONCE):
         chunk = sequences[part]
         scores_NI = ranker(chunk, known)
         ends = zip(scores_NI.indptr[:-1], scores_NI.indptr[1:], strict=True)

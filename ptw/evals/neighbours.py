@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-NEAREST = 200  # neighbours of an item
+NEAREST = 200  # neighbours of an item, at least
+KEPT = 2**24  # of all items together, where these are not more: a small catalogue has them all
 LONGEST = 1000  # items of a row: of a longer one so many, for all pairs of a row count
 AT_ONCE = 2**22  # pairs, or scores
 TIE = 1e-9  # far below what two similarities differ by
 
 
 def nearest(rows_RI: Any, places_I: np.ndarray) -> Any:
-    """(I, I) sparse: of each item the NEAREST others by the cosine of their columns.
+    """(I, I) sparse: of each item the nearest others by the cosine of their columns.
 
     rows_RI: sparse, 1 where a row has an item. Of equally near ones those of the lower place are kept. Only a
     part of the items is beside all others at once.
@@ -32,6 +33,11 @@ def nearest(rows_RI: Any, places_I: np.ndarray) -> Any:
     return sparse.vstack(found, format="csr")
 
 
+def most(items: int) -> int:
+    """How many neighbours an item of so many has."""
+    return min(items, max(NEAREST, KEPT // items))
+
+
 def shortened(rows_RI: Any) -> Any:
     """Rows of more than LONGEST items with so many of them, evenly taken; the others as they are."""
     sizes_R = np.diff(rows_RI.indptr)
@@ -41,23 +47,24 @@ def shortened(rows_RI: Any) -> Any:
     return _chosen(rows_RI, kept_P)
 
 
-def spans(sizes: np.ndarray, most: int) -> Iterator[slice]:
-    """One stretch after another whose sizes sum up to `most`, or that is a single larger one."""
+def spans(sizes: np.ndarray, room: int) -> Iterator[slice]:
+    """One stretch after another whose sizes sum up to `room`, or that is a single larger one."""
     ends, start = np.cumsum(sizes), 0
     while start < len(sizes):
         before = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
+        stop = max(start + 1, int(np.searchsorted(ends, before + room, side="right")))
         yield slice(start, stop)
         start = stop
 
 
 def _nearest(beside: Any, places_I: np.ndarray, kept_P: np.ndarray) -> np.ndarray:
-    """Of kept entries which are among their row's NEAREST."""
+    """Of kept entries which are among their row's nearest."""
+    width = most(len(places_I))
     order_P = beside.data - TIE * places_I[beside.indices] / len(places_I)
     order_P[~kept_P] = -np.inf
     for start, end in zip(beside.indptr[:-1], beside.indptr[1:], strict=True):
-        if end - start > NEAREST:
-            kept_P[start + np.argpartition(order_P[start:end], -NEAREST)[:-NEAREST]] = False
+        if end - start > width:
+            kept_P[start + np.argpartition(order_P[start:end], -width)[:-width]] = False
     return kept_P
 
 

@@ -83,12 +83,17 @@ def test_item_knn_keeps_the_nearest_of_each_item(monkeypatch: pytest.MonkeyPatch
     whole = known_of(*rows, items=30).neighbours.toarray()
     assert whole.diagonal().sum() == 0
     monkeypatch.setattr(neighbours, "NEAREST", 5)
+    monkeypatch.setattr(neighbours, "KEPT", 0)
     monkeypatch.setattr(neighbours, "AT_ONCE", 40)
     known = known_of(*rows, items=30)
     for item, kept in enumerate(known.neighbours.toarray()):
         nearest = sorted(range(30), key=lambda one: (-round(whole[item, one], 9), known.places[one]))[:5]
         assert set(np.flatnonzero(kept)) == {one for one in nearest if whole[item, one] > 0}
         assert kept[nearest] == pytest.approx(whole[item, nearest])
+
+
+def test_a_small_catalogue_keeps_all_neighbours() -> None:
+    assert [neighbours.most(items) for items in (30, 4_096, 50_000, 1_000_000)] == [30, 4_096, 335, 200]
 
 
 def test_a_row_of_very_many_items_costs_no_more_than_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
