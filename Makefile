@@ -18,7 +18,7 @@ help:
 	@echo 'make test      lint, types and the tests'
 	@echo 'make test-all  the slow tests too'
 	@echo 'make test-rl   reinforcement learning with vLLM, and losses beside verl and TRL'
-	@echo 'make bench     every figure that the README claims (long)'
+	@echo 'make bench     every figure of benchmarks/FIGURES.md (long)'
 	@echo 'make clean     remove what these made, the environment too'
 
 $(INSTALLED): constraints.txt pyproject.toml

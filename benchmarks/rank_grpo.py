@@ -67,6 +67,7 @@ engine = "ptw"
 rewards = ["hits"]
 catalogue = "data/titles.txt"
 titles = %d
+weigh = "tokens"
 steps = %d
 rows = 16
 answers = 16
