@@ -134,11 +134,12 @@ def figures(runs: Path, questions: int, kills: int, seconds: float) -> Iterator[
     yield Figure("questions doubled", sum(n > 1 for n in times.values()), want=0)
     same = labels[0].read_bytes() == labels[1].read_bytes()
     yield Figure("bytes of the labels equal those of the undisturbed run", same, want=True, better="more")
-    costs = [json.loads(line)["cost"] for line in labels[0].read_text(encoding="utf-8").splitlines()]
+    costs = [row["cost"] for row in rows_of(labels[0])]
     yield Figure("tokens said", sum(cost["output_tokens"] for cost in costs))
     yield Figure("labelled, start and end of the command within", questions / seconds, "rows/s")
     for name in ("teach", "learn"):
-        losses = [line["held_out_loss"] for line in lines_of(runs / f"{name}-001") if "held_out_loss" in line]
+        told = rows_of(runs / f"{name}-001" / "metrics.jsonl")
+        losses = [line["held_out_loss"] for line in told if "held_out_loss" in line]
         yield Figure(f"{name}: loss on the test set's solutions, before", losses[0])
         yield Figure(f"{name}: loss on the test set's solutions, after", losses[-1])
 
@@ -150,13 +151,12 @@ def said(folder: Path) -> int:
 
 def sources(file: Path) -> list[str]:
     """Which row each line is of."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return [json.loads(line)["source"] for line in lines]
+    return [row["source"] for row in rows_of(file)] if file.exists() else []
 
 
-def lines_of(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:  # str.splitlines parts them at more than line ends
+        return [json.loads(line) for line in lines]
 
 
 def written(source: Path, data: Path) -> int:
@@ -169,7 +169,7 @@ def written(source: Path, data: Path) -> int:
 
 
 def problems(file: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return rows_of(file)
 
 
 def chat(problem: dict[str, str]) -> list[dict[str, str]]:
