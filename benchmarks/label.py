@@ -132,8 +132,8 @@ def figures(runs: Path, questions: int, kills: int, seconds: float) -> Iterator[
     yield Figure("questions labelled or refused, by name, once", sum(n == 1 for n in times.values()))
     yield Figure("questions lost", questions - len(times), want=0)
     yield Figure("questions doubled", sum(n > 1 for n in times.values()), want=0)
-    same = labels[0].read_bytes() == labels[1].read_bytes()
-    yield Figure("bytes of the labels equal those of the undisturbed run", same, want=True, better="more")
+    same = int(labels[0].read_bytes() == labels[1].read_bytes())
+    yield Figure("bytes of the labels equal those of the undisturbed run", same, want=1, better="more")
     costs = [row["cost"] for row in rows_of(labels[0])]
     yield Figure("tokens said", sum(cost["output_tokens"] for cost in costs))
     yield Figure("labelled, start and end of the command within", questions / seconds, "rows/s")

@@ -67,7 +67,7 @@ class Recorded:
 
     def __init__(self, file: Path, model_type: str) -> None:
         try:
-            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
             self.head, self.replies = lines[0], lines[1:]
             self.llm, self.model_type = str(self.head["llm"]), str(self.head["model_type"])
             known = self.head["version"] == VERSION

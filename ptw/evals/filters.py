@@ -40,7 +40,7 @@ class Kept:
 def listed(file: Path, catalogue: Catalogue) -> frozenset[str]:
     """The items that a text file has, each on a line; PtwError where it can't be read or has none of them."""
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise PtwError(f"{file}: can't be read ({error}); an item's id on each line is wanted") from error
     items = frozenset(line.strip() for line in lines if line.strip())

@@ -111,7 +111,7 @@ def catalogue_of(root: Path, file: str | None) -> set[str] | None:
     if file is None:
         return None
     try:
-        return {plain(line) for line in (root / file).read_text(encoding="utf-8").splitlines()} - {""}
+        return {plain(line) for line in (root / file).read_text(encoding="utf-8").split("\n")} - {""}
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise PtwError(

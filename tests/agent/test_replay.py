@@ -71,6 +71,13 @@ def test_it_comes_to_what_it_came_to(tmp_path: Path, recording: Path) -> None:
     assert again == [json.loads(line) for line in recording.read_text().splitlines()]
 
 
+def test_a_reply_may_hold_what_python_alone_takes_for_an_end_of_line(tmp_path: Path, recording: Path) -> None:
+    lines = [json.loads(line) for line in recording.read_text().splitlines()]
+    lines[1]["message"]["content"] = "so\u2028it is\x85"
+    replay.write(lines, recording)
+    assert replay.Recorded(recording, "mistral").replies == lines[1:]
+
+
 def test_it_holds_no_reading_and_is_small(recording: Path) -> None:
     assert "what there is" not in recording.read_text()
 

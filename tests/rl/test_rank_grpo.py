@@ -252,6 +252,9 @@ def test_what_it_lacks_is_said(taught: Path) -> None:
     with pytest.raises(PtwError, match=r"there is no rewards/luck\.py; there are hits, json_keys"):
         trained(planned(taught, "rank", rewards="luck"))
     assert catalogue_of(taught, "data/titles.txt") == {plain(title) for title in TITLES}
+    odd = ["Before\u2028After", "A\x85B"]  # what Python alone takes for ends of lines
+    (taught / "data" / "odd.txt").write_text("\n".join(odd), encoding="utf-8")
+    assert catalogue_of(taught, "data/odd.txt") == {plain(title) for title in odd}
 
 
 def test_a_run_goes_on_with_the_same_catalogue_only(taught: Path) -> None:
