@@ -101,8 +101,8 @@ def main() -> None:
 
 def figures(runs: Path, known: Sequence[User], held_out: Sequence[User]) -> Iterator[Figure]:
     taught = lines_of(runs / "teach-001", "eval")
-    yield Figure("sft: held-out loss, before", taught[0]["loss"])
-    yield Figure("sft: held-out loss, after", taught[-1]["loss"])
+    yield Figure("sft: held-out loss, before", taught[0]["held_out_loss"])
+    yield Figure("sft: held-out loss, after", taught[-1]["held_out_loss"])
     popular = [title for title, _ in Counter(title for _, titles in known for title in titles).most_common()]
     yield Figure("NDCG of the most popular titles not in the history", popularity(popular, held_out))
     measured = lines_of(runs / "rank-001", "eval")
@@ -110,8 +110,8 @@ def figures(runs: Path, known: Sequence[User], held_out: Sequence[User]) -> Iter
     yield Figure("NDCG after SFT", before)
     yield Figure("NDCG after Rank-GRPO", after, want=before, better="more")
     steps = lines_of(runs / "rank-001", "train")
-    yield Figure("NDCG of the answers learnt from, first 5 steps", mean(s["reward"] for s in steps[:5]))
-    yield Figure("NDCG of the answers learnt from, last 5 steps", mean(s["reward"] for s in steps[-5:]))
+    yield Figure("NDCG of the answers learnt from, first 20 steps", mean(s["reward"] for s in steps[:20]))
+    yield Figure("NDCG of the answers learnt from, last 20 steps", mean(s["reward"] for s in steps[-20:]))
 
 
 def popularity(popular: Sequence[str], users: Iterable[User]) -> float:
