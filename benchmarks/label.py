@@ -19,6 +19,18 @@ from typing import Any
 from benchmarks.report import Figure, publish, real_data, two_threads
 from benchmarks.workspaces import command, environment, llama, ptw, workspace
 
+
+def label(name: str) -> str:
+    return f"""
+[recipes.{name}]
+recipe = "label"
+model = "teacher"
+tokenizer = "words"
+dataset = "questions"
+settings = {{ max_new_tokens = 160, temperature = 0.7, cut_off = "keep", window = 512, rows_at_once = 32 }}
+"""
+
+
 KILLS, SEED, PATIENCE_SECONDS = 4, 0, 120.0
 TOML = f"""
 [workspace]
@@ -53,20 +65,8 @@ settings = {{ window = 512, rows = 8, rows_at_once = 8, learning_rate = 2e-3, wa
 [models.teacher]
 hf = "runs/teach-001/model"
 
-[recipes.undisturbed]
-recipe = "label"
-model = "teacher"
-tokenizer = "words"
-dataset = "questions"
-settings = {{ max_new_tokens = 160, temperature = 0.7, cut_off = "keep", window = 512, rows_at_once = 32 }}
-
-[recipes.killed]
-recipe = "label"
-model = "teacher"
-tokenizer = "words"
-dataset = "questions"
-settings = {{ max_new_tokens = 160, temperature = 0.7, cut_off = "keep", window = 512, rows_at_once = 32 }}
-
+{label("undisturbed")}
+{label("killed")}
 [datasets.said]
 source = "runs/killed-001/labels.jsonl"
 format = "chat"

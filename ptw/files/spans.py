@@ -42,7 +42,7 @@ def spans(file: File) -> list[Span]:
 
 
 def _lines(file: File) -> list[Place]:
-    """One pass over the bytes, some 2 GB a second where they are in memory."""
+    """One pass over the bytes."""
     places, each = [(0, 0)], SPAN_LINES
     number = byte = 0
     with open_file(file) as handle:

@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ptw.errors import PtwError
+from ptw.workspace import rooms
 from ptw.workspace.document import Document
-from ptw.workspace.entries import tables
+from ptw.workspace.entries import tables, text_of
 from ptw.workspace.problem import Problem, nearest
 
 Key = tuple[str | int, ...]
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
-MADE_BY_A_RUN = re.compile(r"runs/(?P<recipe>.+)-\d{3,}/(model|adapter|labels\.jsonl|refused\.jsonl)")
+OF_A_RUN = re.compile(r"runs/(?P<recipe>.+)-\d{3,}/(?P<made>[^/]+)")
+MODELS, LABELS = ("model", "adapter"), ("labels.jsonl", "refused.jsonl")
+OF_LABELS = "budget_usd"  # a setting that every recipe that labels has, and no other
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -28,11 +32,9 @@ def checkpoint_problems(
     if not isinstance(hf, str) or not hf:
         return
     where = (*path, "hf")
-    folder = document.root / hf
-    if recipe_of(document, hf) is not None:
-        return
-    if os.path.isdir(folder):
-        fault = folder_fault(folder)
+    folder, is_to_come = document.root / hf, recipe_of(document, hf) is not None
+    if is_to_come or os.path.isdir(folder):
+        fault = None if is_to_come else folder_fault(folder)
         if fault is not None:
             yield document.problem(where, hf, "the folder holds no such checkpoint", fault)
         if revision is not None:
@@ -50,10 +52,20 @@ def checkpoint_problems(
 
 def recipe_of(document: Document, place: str) -> str | None:
     """The recipe of this file that will make it, where it is what a run leaves and not there yet."""
-    made = MADE_BY_A_RUN.fullmatch(place)
-    if made is None or made["recipe"] not in tables(document, "recipes") or (document.root / place).exists():
+    named = OF_A_RUN.fullmatch(place)
+    recipe = tables(document, "recipes").get(named["recipe"]) if named else None
+    if named is None or recipe is None or (document.root / place).exists():
         return None
-    return made["recipe"]
+    return named["recipe"] if named["made"] in _made_by(document.root, text_of(recipe, "recipe")) else None
+
+
+def _made_by(root: Path, method: str | None) -> tuple[str, ...]:
+    """What runs of this file of recipes/ leave for others; nothing where it can't be read, which is told."""
+    try:
+        fields = rooms.settings_fields(rooms.files(root, "recipes")[str(method)])
+    except (KeyError, PtwError):
+        return ()
+    return LABELS if OF_LABELS in fields else MODELS
 
 
 def to_come(document: Document) -> dict[str, str]:

@@ -33,12 +33,22 @@ def test_a_checkpoint_may_ask_for_hugging_faces_own_class(changed: Change) -> No
 AHEAD = """
 [models.taught]
 hf = "runs/{recipe}-001/model"
-
+{revision}
 [tokenizers.of-a-run]
 hf = "runs/{recipe}-001/model"
 
+[recipes.answers]
+recipe = "label"
+model = "taught"
+tokenizer = "of-a-run"
+dataset = "asked"
+
+[datasets.asked]
+source = "data/asked.jsonl"
+format = "prompt"
+
 [datasets.said]
-source = ["runs/{recipe}-001/{file}"]
+source = ["runs/{labels}-001/{file}"]
 format = "chat"
 """
 
@@ -47,20 +57,27 @@ def test_what_runs_are_to_make_need_not_be_there(root: Path) -> None:
     """A whole pipeline is declared before its first run."""
     file = root / "workspace.toml"
     before = file.read_text()
+    (root / "data" / "asked.jsonl").write_text('{"prompt": "?"}\n')
     recipe = next(iter(manifest.read(root).recipes))
-    file.write_text(before + AHEAD.format(recipe=recipe, file="labels.jsonl"))
-    found = checked(root)
-    assert not found.problems
-    assert found.summary.splitlines()[1:] == [
-        f"runs/{recipe}-001/{made}: `ptw train {recipe}` makes it" for made in ("model", "labels.jsonl")
+
+    def keys(**named: str) -> list[str]:
+        names = {"recipe": recipe, "labels": "answers", "file": "labels.jsonl", "revision": ""} | named
+        file.write_text(before + AHEAD.format(**names))
+        return [problem.key for problem in problems(root)]
+
+    assert keys() == []
+    assert checked(root).summary.splitlines()[1:] == [
+        f"runs/{recipe}-001/model: `ptw train {recipe}` makes it",
+        "runs/answers-001/labels.jsonl: `ptw train answers` makes it",
     ]
-    file.write_text(before + AHEAD.format(recipe=recipe, file="lables.jsonl"))
-    assert [problem.key for problem in problems(root)] == ["datasets.said.source[0]"]
-    file.write_text(before + AHEAD.format(recipe="no-recipe", file="labels.jsonl"))
-    assert len(problems(root)) == 3
-    file.write_text(before + AHEAD.format(recipe=recipe, file="labels.jsonl"))
+    assert keys(file="lables.jsonl") == ["datasets.said.source[0]"]
+    assert keys(labels=recipe) == ["datasets.said.source[0]"]  # it makes a model
+    assert keys(labels="answers", file="model") == ["datasets.said.source[0]"]
+    assert keys(recipe="answers") == ["models.taught.hf", "tokenizers.of-a-run.hf"]  # it makes labels
+    assert keys(recipe="no-recipe") == ["models.taught.hf", "tokenizers.of-a-run.hf"]
+    assert keys(revision=f'revision = "{COMMIT}"') == ["models.taught.revision"]
     (root / "runs" / f"{recipe}-001" / "model").mkdir(parents=True)  # it is there, and holds nothing
-    assert [problem.key for problem in problems(root)] == ["models.taught.hf", "tokenizers.of-a-run.hf"]
+    assert keys() == ["models.taught.hf", "tokenizers.of-a-run.hf"]
 
 
 # what is replaced, by what, the key that is told, and what its message or hint must say
