@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ptw.rl.answers import Answer, Worth, rewards_of, wholes
+from ptw.rl.reference import divergence
 from ptw.rl.rollouts import rolling_out
 from ptw.rl.settings import RolloutSettings
 from ptw.train import demand
@@ -33,13 +34,11 @@ class Settings(RolloutSettings):
     learn_cut_off: bool = (
         True  # from answers that max_new_tokens cut off too; false: DAPO's overlong filtering
     )
-    kl: float = 0.0  # how dear it is to leave the model that training began with
 
     def demand_sense(self) -> None:
         super().demand_sense()
         demand.inside(clip_low=self.clip_low)
         demand.above_zero(clip_high=self.clip_high)
-        demand.not_negative(kl=self.kl)
 
 
 def train(run: Run, settings: Settings) -> None:
@@ -49,7 +48,7 @@ def train(run: Run, settings: Settings) -> None:
         ahead_PN = advantages(rewards_of(answers), settings)
         return wholes(answers, ahead_PN * learnt(answers, settings))
 
-    with rolling_out(run, model, optimizer, appraise, keeps_reference=settings.kl > 0) as rollouts:
+    with rolling_out(run, model, optimizer, appraise) as rollouts:
         for batch in run.batches(rollouts.of_step):
             if run.due():
                 rollouts.measure()
@@ -92,12 +91,6 @@ def surrogate(
     plain_M = ratio_M * advantage_M
     clipped_M = ratio_M.clamp(1 - settings.clip_low, 1 + settings.clip_high) * advantage_M
     return -torch.minimum(plain_M, clipped_M), (clipped_M < plain_M).to(now_M.dtype)
-
-
-def divergence(now_M: Tensor, reference_M: Tensor) -> Tensor:
-    """(M,) estimates of KL(now | reference), never negative (Schulman's k3)."""
-    ahead_M = reference_M - now_M
-    return ahead_M.exp() - ahead_M - 1
 
 
 def weights(lengths_M: Tensor, answers: int, tokens: int, settings: Settings) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ptw.rl.answers import Answer, Worth, per_action
 from ptw.rl.ranks import Relevances, catalogue_of, listed, returns
+from ptw.rl.reference import divergence
 from ptw.rl.rollouts import rolling_out
 from ptw.rl.settings import RolloutSettings
 from ptw.train import demand
@@ -65,16 +66,22 @@ def train(run: Run, settings: Settings) -> None:
             found.append([one.worth(a_K, settings.length) for a_K, one in zip(ahead, lists, strict=True)])
         return found
 
-    with relevances, rolling_out(run, model, optimizer, appraise, keeps_reference=False) as rollouts:
+    with relevances, rolling_out(run, model, optimizer, appraise) as rollouts:
         for batch in run.batches(rollouts.of_step):
             if run.due():
                 rollouts.measure()
             told = rollouts.told(batch)
-            change_A = per_action(rollouts.log_probs(batch) - told.before_M, told.action_M)
+            now_M = rollouts.log_probs(batch)
+            change_A = per_action(now_M - told.before_M, told.action_M)
             advantage_A = per_action(told.advantage_M, told.action_M)
             loss_A = surrogate(change_A, advantage_A, settings) * per_action(told.correction_M, told.action_M)
             weight_A = weights(told.action_M, told.actions, told.tokens, settings)
-            run.step(optimizer, (weight_A * loss_A).sum(), **told.shares)
+            shares = dict(told.shares)
+            if settings.kl:
+                kl_A = per_action(divergence(now_M, told.reference_M), told.action_M)
+                loss_A = loss_A + settings.kl * kl_A
+                shares["kl"] = (weight_A * kl_A).sum()
+            run.step(optimizer, (weight_A * loss_A).sum(), **shares)
         rollouts.measure()
     run.save(model)
 

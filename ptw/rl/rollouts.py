@@ -24,11 +24,11 @@ from ptw.rl.episodes import clocked
 from ptw.rl.gap import difference
 from ptw.rl.judge import ROLE, judge_of
 from ptw.rl.look import log_probs, look_back
+from ptw.rl.reference import reference_of
 from ptw.rl.settings import RolloutSettings
 from ptw.train import held_out
 from ptw.train.feed import Batch, StepRows
 from ptw.train.parallel import full_state
-from ptw.train.roles import open_beside
 from ptw.train.run import Run
 
 CLOCKED = ("sync", "generate", "reward", "score")  # what of a step is no training
@@ -58,16 +58,12 @@ class Told:
 
 @contextmanager
 def rolling_out(
-    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, appraise: Appraise, keeps_reference: bool
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, appraise: Appraise
 ) -> Iterator[Rollouts]:
     """Engines that draw answers with the model's weights, as long as one is inside."""
     settings = run.settings
     assert isinstance(settings, RolloutSettings), "Settings inherit RolloutSettings"
-    reference = None
-    if keeps_reference and settings.adapter == "none":
-        reference = open_beside(run, run.plan.model, "reference")
-    elif keeps_reference:
-        reference = model  # beneath its adapter
+    reference = reference_of(run, model, settings)
     background = Background(run, settings) if run.group.first else None
     rollouts = Rollouts(run, settings, model, appraise, reference, background)
     # torch's own place for what must see the weights before they move

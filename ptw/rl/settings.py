@@ -29,6 +29,7 @@ class RolloutSettings(TrainingSettings):
     most_gap: float = (
         1.05  # mean exp|difference| of the log-probabilities of trainer and vLLM; beyond it stops
     )
+    kl: float = 0.0  # how dear it is to leave the model that training began with
     most_correction: float = 2.0  # how much more a token may weigh for being rarer in vLLM than here
     rollout_memory: float = 0.3  # which part of a device's memory vLLM takes
     rollout_seconds: float = 600.0  # an engine that takes longer is lost, and replaced
@@ -55,5 +56,5 @@ class RolloutSettings(TrainingSettings):
             reward_seconds=self.reward_seconds,
         )
         demand.share(top_p=self.top_p, rollout_memory=self.rollout_memory)
-        demand.not_negative(top_k=self.top_k)
+        demand.not_negative(top_k=self.top_k, kl=self.kl)
         demand.at_least(1, most_gap=self.most_gap, most_correction=self.most_correction)

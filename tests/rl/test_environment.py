@@ -55,7 +55,7 @@ def batch_of(root: Path, **settings: Any) -> tuple[Any, Any, Tokenizer]:
     def nothing(answers: Any) -> Any:
         return [[Worth.of_whole(one, 0.0) for one in group] for group in answers]
 
-    with rollouts.rolling_out(run, model, optimizer, nothing, False) as rolled:
+    with rollouts.rolling_out(run, model, optimizer, nothing) as rolled:
         batch = next(run.batches(rolled.of_step))
         told = rolled.told(batch)
         torch.testing.assert_close(told.before_M, rolled.log_probs(batch).detach())

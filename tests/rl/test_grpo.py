@@ -162,7 +162,7 @@ def test_what_is_learnt_are_the_ids_that_were_drawn_with_their_stop(root: Path) 
     def nothing(answers: Any) -> Any:
         return [[Worth.of_whole(one, 0.0) for one in group] for group in answers]
 
-    with rollouts.rolling_out(run, model, optimizer, nothing, False) as rolled:
+    with rollouts.rolling_out(run, model, optimizer, nothing) as rolled:
         batch = next(run.batches(rolled.of_step))
         drawn = [rolled._told[sample].answer for row in batch.rows for sample in row.samples]
         learnt = batch.targets_BT[batch.targets_BT >= 0].tolist()
@@ -248,7 +248,7 @@ def test_a_prompt_that_comes_twice_in_a_step_is_answered_twice(root: Path) -> No
         assert len(answers) == 14
         return [[Worth.of_whole(one, 0.0) for one in group] for group in answers]
 
-    with rollouts.rolling_out(run, model, optimizer, nothing, False) as rolled:
+    with rollouts.rolling_out(run, model, optimizer, nothing) as rolled:
         batch = next(run.batches(rolled.of_step))
         samples = [sample for row in batch.step.rows for sample in row.samples]
         assert len(samples) == len(set(samples)) == 14 * 6

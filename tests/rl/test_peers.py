@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from ptw.rl.reference import divergence
 from ptw.workspace import rooms
 
 pytestmark = pytest.mark.rl
@@ -76,7 +77,7 @@ def test_clipped_losses_and_kl_are_verls(
     advantage = grpo.advantages(drawn["rewards"], settings).flatten()[:, None].expand_as(learnt)
     now = drawn["now"].clone().requires_grad_()
     loss_M, clipped_M = grpo.surrogate(now[learnt], drawn["before"][learnt], advantage[learnt], settings)
-    loss_M = loss_M + 0.1 * grpo.divergence(now[learnt], drawn["reference"][learnt])
+    loss_M = loss_M + 0.1 * divergence(now[learnt], drawn["reference"][learnt])
     lengths_M = drawn["lengths"][:, None].expand_as(learnt)[learnt]
     weights_M = grpo.weights(lengths_M, len(now), int(learnt.sum()), settings)
     loss = (weights_M * loss_M).sum()

@@ -234,6 +234,15 @@ def test_lists_become_better(taught: Path) -> None:
     assert max(abs(step["gap"] - 1) for step in steps) < 1e-4
 
 
+def test_lists_that_may_not_leave_their_reference_stay_near_it(taught: Path) -> None:
+    far = {}
+    for kl in (1e-6, 1.0):
+        steps = steps_of(trained(planned(taught, "rank", kl=kl, steps=5)).folder)
+        assert steps[0]["kl"] == pytest.approx(0, abs=1e-7)
+        far[kl] = steps[-1]["kl"]
+    assert 0 < far[1.0] < 0.5 * far[1e-6]
+
+
 def test_a_title_may_begin_with_a_number() -> None:
     assert plain(" 3.  2001: A Space Odyssey ") == plain("2001: A Space Odyssey") == "2001: a space odyssey"
     assert plain("- 2.0") == "2.0"
