@@ -8,7 +8,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from ptw.errors import PtwError
+from ptw.errors import NotBuilt, PtwError
 from ptw.files.find import content_digest, find
 from ptw.files.read import Row, read
 from ptw.tokens import fields as event_fields
@@ -21,6 +21,7 @@ from ptw.tokens.learn import CHATML, learn, texts_of
 from ptw.tokens.merges import Side
 from ptw.tokens.tokenizer import Tokenizer, open_folder
 from ptw.workspace.manifest import TokenizerEntry, Workspace
+from ptw.workspace.places import OF_A_RUN
 
 
 def open_tokenizer(workspace: Workspace, name: str) -> Tokenizer:
@@ -86,6 +87,10 @@ def source_folder(root: Path, entry: TokenizerEntry) -> Path | None:
     """The folder of the checkpoint that the tokenizer is; None for one that is made from data."""
     if entry.hf is None:
         return None
+    of_a_run = OF_A_RUN.fullmatch(entry.hf)
+    if of_a_run and not (root / entry.hf).is_dir():
+        made = f"`ptw train {of_a_run['recipe']}` makes it"
+        raise NotBuilt(f"tokenizer {entry.name}: {entry.hf} is not there yet; {made}")
     return _checkpoint(root, entry.hf, entry.revision, entry.name)
 
 

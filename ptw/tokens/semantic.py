@@ -12,14 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ptw.errors import PtwError
+from ptw.errors import NotBuilt, PtwError
 from ptw.workspace.manifest import BUILT, SemanticIdsEntry
 
 FACTS, ITEMS = "vocabulary.json", "items.parquet"
-
-
-class NotBuilt(PtwError):
-    """A vocabulary is declared, and no version of it is there."""
 
 
 @dataclass(frozen=True)

@@ -193,16 +193,27 @@ def frozen(document: Document) -> Workspace:
         root=document.root.resolve(),
         name=values["workspace"]["name"],
         models={name: ModelEntry(name, **table) for name, table in section(values, "models")},
-        tokenizers={name: tokenizer_entry(name, **table) for name, table in section(values, "tokenizers")},
+        tokenizers={name: tokenizer_entry(name, **table) for name, table in section(values, "tokenizers")}
+        | own_tokenizers(values),
         datasets=dataset_entries(dict(section(values, "datasets"))),
         clusters={name: ClusterEntry(name, **table) for name, table in section(values, "clusters")},
-        recipes={name: RecipeEntry(name, **table) for name, table in section(values, "recipes")},
+        recipes={
+            name: RecipeEntry(name, **{"tokenizer": table["model"], **table})
+            for name, table in section(values, "recipes")
+        },
         agent=agent_entry(**values.get("agent", {})),
         tracking=MappingProxyType(dict(values.get("tracking", {}))),
         semantic_ids={
             name: SemanticIdsEntry(name, **table) for name, table in section(values, "semantic_ids")
         },
     )
+
+
+def own_tokenizers(values: Mapping[str, Any]) -> dict[str, TokenizerEntry]:
+    """Those of the checkpoints whose recipes name no tokenizer, by the model's name."""
+    models = dict(section(values, "models"))
+    used = [table["model"] for _, table in section(values, "recipes") if "tokenizer" not in table]
+    return {name: TokenizerEntry(name, models[name]["hf"], models[name].get("revision")) for name in used}
 
 
 def section(values: Mapping[str, Any], name: str) -> list[tuple[str, dict[str, Any]]]:

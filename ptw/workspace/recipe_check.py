@@ -23,6 +23,7 @@ def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Pro
         target = text_of(entry, key)
         if target is not None and target not in tables(document, section):
             yield unknown(document, (*path, key), target, section)
+    yield from own_tokenizer_problems(document, path, entry)
     yield from format_problems(document, path, entry)
     recipe = text_of(entry, "recipe")
     if recipe is None:
@@ -52,6 +53,22 @@ def recipe_problems(document: Document, name: str, entry: Entry) -> Iterator[Pro
             file = text_of(settings, key)
             if file is not None:
                 yield from places.file_problems(document, (*path, "settings", key), file)
+
+
+def own_tokenizer_problems(document: Document, path: tuple[str, ...], entry: Entry) -> Iterator[Problem]:
+    """A recipe that names no tokenizer takes its model's own, which is called as the model is."""
+    name, where = text_of(entry, "model") or "", (*path, "tokenizer")
+    model = tables(document, "models").get(name)
+    if "tokenizer" in entry or model is None:
+        return
+    if "hf" not in model:
+        known = ", ".join(tables(document, "tokenizers")) or "none is declared"
+        hint = f"add tokenizer: one of [tokenizers] ({known})"
+        yield document.problem(where, None, f"missing, and model {name} is no checkpoint that has one", hint)
+    elif name in tables(document, "tokenizers"):
+        message = f"missing: the model's own, or [tokenizers.{name}]?"
+        hint = f'add tokenizer = "{name}" for the latter, or give one of the two another name'
+        yield document.problem(where, None, message, hint)
 
 
 def food_problems(

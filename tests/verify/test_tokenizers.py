@@ -295,6 +295,22 @@ def test_a_pass_is_kept_until_something_changes(root: Path) -> None:
     assert not verified(root, "titles", fresh=True).kept
 
 
+TAUGHT = """
+[models.small.config]
+model_type = "llama"
+hidden_size = 32
+[models.taught]
+hf = "runs/teach-001/model"
+[recipes.teach]
+recipe = "sft"
+model = "small"
+tokenizer = "words"
+dataset = "chats"
+[recipes.again]
+recipe = "sft"
+model = "taught"
+dataset = "chats"
+"""
 CODES = """
 [semantic_ids.views]
 items = "data/items.jsonl"
@@ -308,6 +324,16 @@ semantic_ids = "views"
 def coded(root: Path, version: int, codes: list[list[int]]) -> None:
     names = [f"item{n}" for n in range(20)]
     with_codes(root, "views", codes, items=names, size=8, file="data/items.jsonl", version=version)
+
+
+def test_a_tokenizer_that_a_run_will_make_has_nothing_to_verify_yet(root: Path) -> None:
+    declare(root, TAUGHT)
+    report = verify(root, Request(tokenizers=True))
+    assert report.passed
+    assert {one.name: one.waits for one in report.tokenizers if one.waits} == {
+        "taught": "tokenizer taught: runs/teach-001/model is not there yet; `ptw train teach` makes it"
+    }
+    assert not verify(root, Request(("taught",), tokenizers=True)).passed
 
 
 def test_a_vocabulary_that_is_not_built_has_nothing_to_verify(root: Path) -> None:

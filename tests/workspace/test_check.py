@@ -30,6 +30,44 @@ def test_a_checkpoint_may_ask_for_hugging_faces_own_class(changed: Change) -> No
     assert manifest.read(root).models["local"].port == "hf"
 
 
+OWN = """
+[recipes.second]
+recipe = "own"
+model = "{model}"
+dataset = "chats"
+[models.titles]
+hf = "checkpoints/local"
+"""
+
+
+def test_a_checkpoint_brings_its_own_tokenizer(root: Path) -> None:
+    file = root / "workspace.toml"
+    before = file.read_text()
+    file.write_text(before + OWN.format(model="local"))
+    workspace = manifest.read(root)
+    assert workspace.recipes["second"].tokenizer == "local"
+    assert workspace.tokenizers["local"] == manifest.TokenizerEntry("local", hf="checkpoints/local")
+    assert set(workspace.tokenizers) == {"titles", "words", "events", "local"}
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (
+            "scratch",
+            "model scratch is no checkpoint that has one; add tokenizer: one of [tokenizers] (titles",
+        ),
+        ("titles", 'the model\'s own, or [tokenizers.titles]?; add tokenizer = "titles" for the latter'),
+    ],
+)
+def test_where_a_tokenizer_is_not_clear_it_is_asked_for(root: Path, model: str, words: str) -> None:
+    file = root / "workspace.toml"
+    file.write_text(file.read_text() + OWN.format(model=model))
+    (found,) = problems(root)
+    assert found.key == "recipes.second.tokenizer"
+    assert words in str(found)
+
+
 AHEAD = """
 [models.taught]
 hf = "runs/{recipe}-001/model"

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptw.errors import PtwError
+from ptw.errors import NotBuilt, PtwError
 from ptw.runs.record import RunRecord
-from ptw.tokens.semantic import NotBuilt
 from ptw.tokens.sides import Side
 from ptw.verify.judge import Verifier, measure
 from ptw.verify.phases import Phases
