@@ -11,14 +11,16 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-re
 VENV_RL ?= .venv-rl
 INSTALLED_RL := $(VENV_RL)/.installed
 
-.PHONY: help demo test test-all test-rl lint bench clean
+.PHONY: help demo test test-all test-rl test-gpu lint bench bench-gpu clean
 
 help:
 	@echo 'make demo      from an empty folder to a trained, exported model that answers'
 	@echo 'make test      lint, types and the tests'
 	@echo 'make test-all  the slow tests too'
 	@echo 'make test-rl   reinforcement learning with vLLM, and losses beside verl and TRL'
+	@echo 'make test-gpu  what only a CUDA device can show'
 	@echo 'make bench     every figure of benchmarks/FIGURES.md (long)'
+	@echo 'make bench-gpu those of a CUDA device'
 	@echo 'make clean     remove what these made, the environment too'
 
 $(INSTALLED): constraints.txt pyproject.toml
@@ -47,6 +49,12 @@ $(INSTALLED_RL): constraints-rl.txt pyproject.toml
 
 test-rl: $(INSTALLED_RL)
 	HF_HUB_OFFLINE=1 $(VENV_RL)/bin/pytest tests/rl -m rl --timeout 900
+
+test-gpu: $(INSTALLED)
+	$(BIN)/pytest -m gpu
+
+bench-gpu: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks

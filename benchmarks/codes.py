@@ -39,7 +39,8 @@ source = "data/tested.jsonl"
 format = "event"
 leave_out = 2
 too_long = "truncate"
-
+"""
+OTHERS = """
 [datasets.others]
 source = "data/others.jsonl"
 format = "event"
@@ -81,10 +82,10 @@ VOCABULARIES = {
 def main() -> None:
     source = real_data("amazon-beauty")
     two_threads()
-    with workspace(TESTS + OVER_CODES + OVER.format(name="both", how=VOCABULARIES["both"])) as root:
+    with workspace(TESTS + OTHERS + OVER_CODES + OVER.format(name="both", how=VOCABULARIES["both"])) as root:
         if not KEPT.has(row="later"):
             KEPT.add({"row": "later", **of_later_items(root, source)})
-    with workspace(TESTS + OVER_CODES + OVER.format(name="both", how=VOCABULARIES["both"])) as root:
+    with workspace(TESTS + OTHERS + OVER_CODES + OVER.format(name="both", how=VOCABULARIES["both"])) as root:
         if not KEPT.has(row="neighbours"):
             KEPT.add({"row": "neighbours", **of_neighbours(root, source)})
     tables = (OVER.format(name=name, how=how) for name, how in VOCABULARIES.items())

@@ -35,6 +35,15 @@ def test_the_page_shows_the_figures_that_were_measured() -> None:
     assert written == figures.page(), "`python -m benchmarks.figures` writes them anew"
 
 
+@pytest.mark.slow
+def test_what_measures_a_gpu_runs_without_one(repository: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "full", "lora", "head"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["part"] for row in rows] == ["full", "lora", "head"]
+    assert all(row["tokens/s"] > 0 for row in rows[:2])
+
+
 def test_links_lead_somewhere(repository: Path) -> None:
     """Of every page that people read: to a file, and to a heading of it."""
     pages = [*repository.glob("*.md"), *repository.glob("docs/*.md")]
