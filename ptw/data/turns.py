@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ptw.errors import PtwError
-from ptw.tokens.chat import Message
+from ptw.tokens.chat import Chat, Message
 from ptw.tokens.tokenizer import Tokenizer
 
 
@@ -69,37 +69,38 @@ def _learnt_span(
 ) -> tuple[int, int] | None:
     """From which to which character the answer of message `at` stands in `text`; None: context only."""
     template = tokenizer.template
-    as_last = text if at == len(messages) - 1 else template.text(messages[: at + 1], tools)
-    prompts = _prompts(tokenizer, messages, tools, at, as_last)
+    try:
+        as_last = text if at == len(messages) - 1 else template.text(messages[: at + 1], tools)
+        prompts = _prompts(template, messages[:at], tools, as_last)
+    except PtwError:
+        return None  # the chat is written, but not up to here (no user yet): no answer is generated here
     headed = max((len(prompt) for prompt in prompts if as_last.startswith(prompt)), default=None)
     begin = max((len(prompt) for prompt in prompts if text.startswith(prompt)), default=None)
     if headed is None or begin is None:
         return None
     turn = as_last[headed:]
-    end = template.end_of_turn(turn)
-    if end is None:
+    closing = template.closing_of(turn)
+    if closing is None:
         raise PtwError(f"message {at + 1}: the chat template doesn't end this turn with {template.closing!r}")
-    return (begin, begin + end) if text.startswith(turn[:end], begin) else None
+    said, end = closing
+    if text.startswith(turn[:end], begin):
+        return begin, begin + end
+    # once others follow, a turn may end with another token (gpt-oss): it is learnt up to there
+    same = said > 0 and text.startswith(turn[:said], begin) and template.is_special(text, begin + said)
+    return (begin, begin + said) if same else None
 
 
-def _prompts(
-    tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None, at: int, as_last: str
-) -> list[str]:
-    """What generation of message `at` may start from; the header of a thinking switch is no answer."""
-    template = tokenizer.template
-    if at > 0:
-        return [template.text(messages[:at], tools, prompt=True, **options) for options in template.options]
-    # no template renders no message: the header is found behind a question
-    question = [{"role": "user", "content": "question"}]
-    prompts = []
-    for options in template.options:
-        asked = template.text(question, None, prompt=True, **options)
-        plain = template.text(question, None)
-        shared = next((i for i, (a, b) in enumerate(zip(asked, plain, strict=False)) if a != b), len(plain))
-        header = asked[shared:]
-        if header and header in as_last:
-            prompts.append(as_last[: as_last.index(header) + len(header)])
-    return prompts
+def _prompts(template: Chat, asked: list[Message], tools: list[Any] | None, as_last: str) -> list[str]:
+    """What generation may start from after `asked`; the header of a thinking switch is no answer."""
+    if not asked:  # no template renders no message: the header is found in the text
+        heads = [header for header in template.headers if header and header in as_last]
+        return [as_last[: as_last.index(header) + len(header)] for header in heads]
+    prompts = [template.text(asked, tools, prompt=True, **options) for options in template.options]
+    own, *others = template.headers
+    if not own or not prompts[0].endswith(own):
+        return prompts
+    # a switch may change what stands before the chat too (Qwen3.8): its header is still none of the answer
+    return prompts + [prompts[0].removesuffix(own) + header for header in others]
 
 
 def _boundary(tokenizer: Tokenizer, whole: _Text, place: int, at: int) -> int:

@@ -15,12 +15,13 @@ from ptw.errors import PtwError
 
 Message = dict[str, Any]
 
-_PROBE = [
+_PROBE: list[Message] = [
     {"role": "user", "content": "first question"},
     {"role": "assistant", "content": "first answer"},
     {"role": "user", "content": "second question"},
     {"role": "assistant", "content": "second answer"},
 ]
+_QUESTION: list[Message] = [{"role": "user", "content": "question"}]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # transformers compiles a template once for all, and notes inside of it where answers begin and end: of two
 # threads at once each would write into the other's mask
@@ -44,15 +45,11 @@ class Chat:
         """The template's text; `prompt` adds what generation starts from. PtwError: the template refuses."""
         self._require()
         try:
-            with _RENDERING:
-                written = self._hf.apply_chat_template(
-                    messages, tools=tools, add_generation_prompt=prompt, tokenize=False, **options
-                )
+            return self._rendered(messages, tools=tools, add_generation_prompt=prompt, **options)
         except Exception as error:  # a template is foreign code
             raise PtwError(
                 f"the chat template of tokenizer {self._name} refuses this chat: {error}"
             ) from error
-        return str(written)
 
     def is_marked(self, tools: list[Any] | None) -> bool:
         """Whether the template says by {% generation %} what the assistant writes."""
@@ -93,6 +90,11 @@ class Chat:
         return ({}, *({name: value} for name in switches for value in (False, True)))
 
     @cached_property
+    def headers(self) -> tuple[str, ...]:
+        """Of each of `options` what a generation prompt adds to a question; "" if that can't be said."""
+        return tuple(self._header(options) for options in self.options)
+
+    @cached_property
     def closing(self) -> str:
         """What ends an assistant's turn, up to and with the special token in it, if there is one."""
         text = self.text(_PROBE)
@@ -114,13 +116,30 @@ class Chat:
             )
         return closing
 
-    def end_of_turn(self, turn: str) -> int | None:
-        """Where the assistant's part of a last turn ends: after the closing, or its last special token."""
+    def closing_of(self, turn: str) -> tuple[int, int] | None:
+        """Where what ends a last turn begins and ends: the closing, or else its last special token."""
         at = turn.rfind(self.closing)
         if at >= 0:
-            return at + len(self.closing)
-        ends = [match.end() for match in self._special.finditer(turn)]
-        return ends[-1] if ends else None
+            return at, at + len(self.closing)
+        spans = [match.span() for match in self._special.finditer(turn)]
+        return spans[-1] if spans else None
+
+    def is_special(self, text: str, at: int) -> bool:
+        """Whether a special token stands there."""
+        return self._special.match(text, at) is not None
+
+    def _rendered(self, messages: list[Message], **how: Any) -> str:
+        with _RENDERING:
+            return str(self._hf.apply_chat_template(messages, tokenize=False, **how))
+
+    def _header(self, options: dict[str, bool]) -> str:
+        try:
+            asked = self.text(_QUESTION, None, prompt=True, **options)
+            plain = self.text(_QUESTION, None, **options)
+        except PtwError:
+            return ""  # a template may want more than a question, such as a system's message
+        # a text that nothing is to follow may have an end of its own (phi-3)
+        return asked[len(_common(self._whole(asked), self._whole(plain))) :]
 
     def _whole(self, text: str) -> list[str]:
         """The characters of `text`, each special token as one."""
