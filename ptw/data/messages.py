@@ -5,6 +5,7 @@ from typing import Any
 
 from ptw.errors import PtwError
 from ptw.tokens.chat import Message
+from ptw.tokens.parts import texts_of
 
 
 def messages_of(value: object) -> list[Message]:
@@ -18,8 +19,8 @@ def messages_of(value: object) -> list[Message]:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise PtwError(f"message {at} must be an object with a `role`, this is {short(message)}")
         message = {key: part for key, part in message.items() if part is not None}
-        if not isinstance(message.get("content", ""), str | list):
-            raise PtwError(f"message {at}: `content` must be a string, this is {short(message['content'])}")
+        if "content" in message:
+            message["content"] = _content(message, at)
         if message["role"] == "assistant" and not (message.get("content") or message.get("tool_calls")):
             raise PtwError(
                 f"message {at}: the assistant says nothing; give it `content` or `tool_calls`, or drop it"
@@ -28,6 +29,27 @@ def messages_of(value: object) -> list[Message]:
             message["tool_calls"] = [_call(call, at) for call in _list(message["tool_calls"], at)]
         messages.append(message)
     return messages
+
+
+def _content(message: Message, at: int) -> str | list[Any]:
+    """A string, or parts of text. Of a tool a list may be anything: its template knows what to make of it."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise PtwError(f"message {at}: `content` must be a string, this is {short(content)}")
+    # a column of images leaves a null in parts of text, which a template may take for one
+    parts = [
+        {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else part
+        for part in content
+    ]
+    texts = texts_of(parts)
+    if texts is None and message["role"] != "tool":
+        raise PtwError(
+            f"message {at}: `content` must be a string, or parts of text such as "
+            f'{{"type": "text", "text": "Hi"}}, this is {short(content)}; ptw learns no images or sounds'
+        )
+    return "" if texts is not None and not any(texts) else parts
 
 
 def _call(call: object, at: int) -> dict[str, Any]:
@@ -57,11 +79,12 @@ def tools_of(value: object) -> list[Any] | None:
 def require_all(messages: list[Message], tools: list[Any] | None, text: str) -> None:
     """Templates drop roles and tools that they don't know without a word; a row that lost a part is wrong."""
     for at, message in enumerate(messages, start=1):
-        said = message.get("content", "")
-        if isinstance(said, str) and message["role"] == "assistant":
-            said = said.rsplit("</think>", 1)[-1]
+        content = message.get("content", "")
+        said = [content] if isinstance(content, str) else texts_of(content) or []
         calls = [call.get("function", call)["name"] for call in message.get("tool_calls", [])]
-        for part in [said] if isinstance(said, str) else []:
+        for part in said:
+            if message["role"] == "assistant":
+                part = part.rsplit("</think>", 1)[-1]
             part = part.strip()
             if part not in text and json.dumps(part, ensure_ascii=False)[1:-1] not in text:
                 raise PtwError(

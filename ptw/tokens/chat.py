@@ -12,8 +12,7 @@ import jinja2.meta
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ptw.errors import PtwError
-
-Message = dict[str, Any]
+from ptw.tokens.parts import Message, as_strings, texts_of, writes_parts
 
 _PROBE: list[Message] = [
     {"role": "user", "content": "first question"},
@@ -44,6 +43,7 @@ class Chat:
     ) -> str:
         """The template's text; `prompt` adds what generation starts from. PtwError: the template refuses."""
         self._require()
+        messages = self._shaped(messages)
         try:
             return self._rendered(messages, tools=tools, add_generation_prompt=prompt, **options)
         except Exception as error:  # a template is foreign code
@@ -60,6 +60,7 @@ class Chat:
         self, messages: list[Message], tools: list[Any] | None
     ) -> tuple[str, list[tuple[int, int]]]:
         """The text, and the spans in characters that the template's {% generation %} blocks wrote."""
+        messages = self._shaped(messages)
         try:
             with _RENDERING:
                 texts, spans = render_jinja_template(
@@ -131,6 +132,15 @@ class Chat:
     def _rendered(self, messages: list[Message], **how: Any) -> str:
         with _RENDERING:
             return str(self._hf.apply_chat_template(messages, tokenize=False, **how))
+
+    @cached_property
+    def _writes_parts(self) -> bool:
+        return writes_parts(_PROBE, self._rendered)
+
+    def _shaped(self, messages: list[Message]) -> list[Message]:
+        """The messages as the template writes them: one part of text is the same as its string."""
+        has_parts = any(texts_of(message.get("content")) is not None for message in messages)
+        return as_strings(messages) if has_parts and not self._writes_parts else messages
 
     def _header(self, options: dict[str, bool]) -> str:
         try:

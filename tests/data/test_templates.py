@@ -162,3 +162,68 @@ def test_a_turn_that_no_chat_may_end_with_is_context() -> None:
         assert (learnt(plain, sample), sample.context) == (["Yes.<|end|><|im_end|>"], 1)
     with pytest.raises(PtwError, match=r"chats\.jsonl:7: .*refuses this chat: No user query"):
         chat(plain, [YES])
+
+
+ONE = {"type": "text", "text": " Hello there. "}
+WRITES = {
+    "Python's name": "{{ m.content | trim }}",
+    "nothing": "{{ m.content if m.content is string }}",
+    "JSON": "{{ m.content if m.content is string else m.content | tojson }}",
+    "an error": "{{ '' + m.content }}",
+    "parts": "{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+    "{{ '<|stop|>' if 'image' in part else part.text }}{% endfor %}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("writes", WRITES)
+def test_one_part_of_text_is_its_string(writes: str, marked: bool) -> None:
+    said = WRITES[writes]
+    if marked:
+        said = "{% generation %}" + said + "{% endgeneration %}"
+    plain = tokenizer(
+        "{% for m in messages %}{{ '<|start|>' + m.role + '<|message|>' }}" + said + "{{ '<|im_end|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant<|message|>' }}{% endif %}"
+    )
+    strings = [{"role": role, "content": ONE["text"]} for role in ("system", "user", "assistant")]
+    parts = [message | {"content": [ONE | {"image": None}]} for message in strings]
+    ours, theirs = chat(plain, parts), chat(plain, strings)
+    assert ours.ids.tolist() == theirs.ids.tolist()
+    assert ours.learn.tolist() == theirs.learn.tolist()
+    assert "Hello there." in learnt(plain, ours)[-1]
+    several = [*strings[:2], {"role": "assistant", "content": [ONE, ONE]}]
+    if writes == "parts":
+        assert learnt(plain, chat(plain, several))[-1].startswith(" Hello there.  Hello there. ")
+    else:
+        with pytest.raises(PtwError, match=r"chats\.jsonl:7: message 3: .* 2 parts.*join their texts"):
+            chat(plain, several)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"type": "image", "image": "a.png"}, ONE], "message 1: .*learns no images"),
+        ([{"type": "text"}], "message 1: .*parts of text"),
+        (["Hello"], "message 1: .*parts of text"),
+        ([], "message 1: .*parts of text"),
+    ],
+)
+def test_parts_that_are_no_text_are_refused(content: Any, message: str) -> None:
+    with pytest.raises(PtwError, match=rf"chats\.jsonl:7: {message}"):
+        chat(family("two ends"), [{"role": "user", "content": content}, YES])
+
+
+def test_an_answer_of_empty_parts_says_nothing() -> None:
+    with pytest.raises(PtwError, match="message 2: the assistant says nothing"):
+        chat(family("two ends"), [HELLO, {"role": "assistant", "content": [{"type": "text", "text": ""}]}])
+
+
+def test_what_a_tool_says_may_be_a_list_of_anything() -> None:
+    plain = tokenizer(
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|start|>' + m.content + '<|im_end|>' }}"
+        "{% else %}{{ '<|result|>' + m.content | tojson }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start|>' }}{% endif %}"
+    )
+    sample = chat(plain, [HELLO, {"role": "tool", "content": [{"output": 3}]}, YES])
+    assert '<|result|>[{"output": 3}]' in plain.decode(sample.ids)
+    assert learnt(plain, sample) == ["Yes.<|im_end|>"]
