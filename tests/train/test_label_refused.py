@@ -199,6 +199,24 @@ def test_a_lost_try_of_a_refused_row_stays_on_the_bill(tmp_path: Path) -> None:
     assert Bill(tmp_path, ALONE, stage, None).usd == 4.0
 
 
+def test_a_run_of_an_older_ptw_goes_on_with_its_bill(tmp_path: Path) -> None:
+    """It wrote of a try that it was free, where its cost is written now."""
+    stage = Stage(tmp_path, "answers", ALONE)
+    asked_lines: list[dict[str, Any]] = [
+        {"row": 0, "answer": 0, "most": 3.0},
+        {"row": 0, "answer": 0, "free": True},
+        {"row": 0, "answer": 0, "most": 3.0},
+        {"row": 1, "answer": 0, "most": 5.0},  # killed amid it
+        {"row": 2, "answer": 0, "most": 7.0},
+        {"row": 2, "answer": 0, "free": True},
+    ]
+    for line in asked_lines:
+        lines.append(tmp_path / "asked-00000.jsonl", line)
+    stage.add((0, 0), {"message": {}, "usd": 1.0})
+    stage.refresh()
+    assert Bill(tmp_path, ALONE, stage, None).usd == 6.0
+
+
 def test_refused_rows_are_asked_in_a_run_of_their_own(root: Path, server: Served) -> None:
     """After the endpoint is mended."""
     server.befalls = {question(n): 400 for n in (3, 9)}

@@ -106,4 +106,5 @@ def _take(tries: list[float], line: Mapping[str, Any]) -> None:
     if "most" in line:
         tries.append(line["most"])
     elif tries:
-        tries[-1] = line["cost"]
+        # before the costs of failed tries were written down, it was said of one that it was free
+        tries[-1] = 0.0 if "free" in line else line["cost"]
