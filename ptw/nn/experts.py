@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
@@ -61,7 +62,9 @@ class Groups:
         ends_E = torch.searchsorted(sorted_R, torch.arange(experts, device=choice_TK.device), right=True)
         row_R = torch.arange(len(order_R), device=choice_TK.device)
         rows, sizes = len(order_R), None
-        if filled:  # where a loop needs the sizes, and reading them waits for nothing
+        if filled and not _has_values(choice_TK):
+            rows = _rows_on_average(rows, experts)
+        elif filled:  # where a loop needs the sizes, and reading them waits for nothing
             counts_E = ends_E.diff(prepend=ends_E.new_zeros(1))
             sizes = tuple(_filled(count) for count in counts_E.tolist())
             filled_E = torch.tensor(sizes).cumsum(0)
@@ -114,7 +117,7 @@ def grouped_linear(
 
 
 def _grouped_linear(rows_RI: Tensor, weight_EOI: Tensor, groups: Groups, bias_EO: Tensor | None) -> Tensor:
-    if rows_RI.is_meta:
+    if not _has_values(rows_RI):
         return rows_RI @ weight_EOI[0].T  # of the same shape: nobody knows the groups
     if groups.sizes is None and _kernels_take(rows_RI, weight_EOI):
         out_RO: Tensor = functional.grouped_mm(rows_RI, weight_EOI.transpose(1, 2), offs=groups.ends_E)
@@ -243,6 +246,17 @@ def _is_mkl_slow() -> bool:
         return True
 
 
+def _has_values(tensor: Tensor) -> bool:
+    """Not on the meta device, nor where a model is computed for its shapes alone."""
+    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
+
+
+def _rows_on_average(rows: int, experts: int) -> int:
+    """How many `rows` become with the filler of groups that are about even: half a step each."""
+    even = -(-rows // experts)
+    return -(-experts * (even + _step(even) // 2) // TAIL) * TAIL
+
+
 def _is_autocast(tensor: Tensor) -> bool:
     """The meta device knows nothing of it."""
     return not tensor.is_meta and torch.is_autocast_enabled(tensor.device.type)
@@ -250,8 +264,11 @@ def _is_autocast(tensor: Tensor) -> bool:
 
 def _filled(count: int) -> int:
     """The next of a few sizes an octave, by fours: in a rest of less, a row's bits depend on its place."""
-    step = FOURS << max(0, count.bit_length() - 6)
-    return -(-count // step) * step
+    return -(-count // _step(count)) * _step(count)
+
+
+def _step(count: int) -> int:
+    return FOURS << max(0, count.bit_length() - 6)
 
 
 def _kernels_take(rows_RI: Tensor, weight_EOI: Tensor) -> bool:

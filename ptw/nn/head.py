@@ -50,9 +50,16 @@ class Head:
         if drawn is not None:
             return self.sampled_losses(hidden_BTD, targets_BT, drawn).sum()
         learnt = targets_BT != IGNORED
-        hidden_MD = self._divided(hidden_BTD[learnt])
+        return self.loss_of_all(hidden_BTD[learnt], targets_BT[learnt], label_smoothing, z_loss)
+
+    def loss_of_all(
+        self, hidden_MD: Tensor, targets_M: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0
+    ) -> Tensor:
+        """As `loss`, of targets none of which is ignored."""
         form = Form(self.cap, label_smoothing, z_loss)
-        return linear_cross_entropy(hidden_MD, self.weight_VD, targets_BT[learnt], self.vocabulary, form)
+        return linear_cross_entropy(
+            self._divided(hidden_MD), self.weight_VD, targets_M, self.vocabulary, form
+        )
 
     def sampled_losses(self, hidden_BTD: Tensor, targets_BT: Tensor, drawn: Drawn) -> Tensor:
         """(M,) losses of the targets that are not ignored, each against the drawn tokens alone."""
