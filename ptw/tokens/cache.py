@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Protocol
 
@@ -16,12 +18,31 @@ class Kept(Protocol):
     def save(self, folder: Path) -> None: ...
 
 
+class NotMade(PtwError):
+    """What is asked for is still to be made of a workspace's data."""
+
+
+_may_make = ContextVar("may_make", default=True)
+
+
+@contextmanager
+def nothing_made() -> Iterator[None]:
+    """Within it `cached` finds what is there, and is NotMade where something would be made of data."""
+    before = _may_make.set(False)
+    try:
+        yield
+    finally:
+        _may_make.reset(before)
+
+
 def cached(root: Path, digest: str, build: Callable[[], Kept]) -> Path:
     """The folder with this digest; built and written aside first, if it isn't there yet."""
     kept = root / ".ptw" / "tokenizers"
     folder = kept / digest
     if folder.is_dir():
         return folder
+    if not _may_make.get():
+        raise NotMade(f"{folder}: a tokenizer is still to be made of its data")
     built = build()
     try:
         kept.mkdir(parents=True, exist_ok=True)
