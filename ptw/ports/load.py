@@ -59,7 +59,7 @@ def load(
     PtwError names each unknown, missing and left-over tensor.
     """
     checkpoint = open_checkpoint(folder)
-    found = _port_for(root, port or checkpoint.hf_config["model_type"])
+    found = port_for(root, port or checkpoint.hf_config["model_type"])
     stored = stored_scores(checkpoint.hf_config)
     demand_scores(folder, checkpoint.hf_config, scores)
     if found is None:
@@ -78,7 +78,7 @@ def load(
     if labels := stored or (scores.labels if scores else None):
         found = giving_scores(found, labels)
     operators = as_named(found.weights(config), checkpoint.files)
-    module = _empty(found, config, dtype or stored_dtype(checkpoint), device, held_wide(operators), spread)
+    module = empty(found, config, dtype or stored_dtype(checkpoint), device, held_wide(operators), spread)
     anew = begun(operators, module, hf_config, scores) if scores and not stored else operators
     fill(module, anew, checkpoint)
     hf_config = classifier_config(hf_config, scores) if scores else hf_config
@@ -107,7 +107,7 @@ def create(
     if scores:
         found, hf_config = giving_scores(found, scores.labels), classifier_config(hf_config, scores)
     operators = found.weights(config)
-    module = _empty(found, config, dtype, device, held_wide(operators), spread)
+    module = empty(found, config, dtype, device, held_wide(operators), spread)
     initialise(module, seed, float(hf_config.get("initializer_range", 0.02)), padded_tables(operators))
     return Loaded(module, dict(hf_config), found, operators=tuple(operators))
 
@@ -195,7 +195,7 @@ def to_hf(operators: Sequence[Operator], state: Mapping[str, Tensor]) -> Iterato
         yield from zip(operator.theirs, made, strict=True)
 
 
-def _port_for(root: Path | None, name: str) -> Port | None:
+def port_for(root: Path | None, name: str) -> Port | None:
     return None if name == rooms.WITHOUT_PORT else find_port(root, name)
 
 
@@ -211,7 +211,7 @@ class _NoDefaults(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _empty(
+def empty(
     port: Port,
     config: Any,
     dtype: torch.dtype,
@@ -226,15 +226,15 @@ def _empty(
     with torch.device("meta"), _NoDefaults():
         module = port.Model(config).to(dtype)
     if spread is None:
-        _replace_each(module, wide, device)
+        replace_each(module, wide, device)
         return module
-    _replace_each(module, wide, "meta")
+    replace_each(module, wide, "meta")
     spread(module, port, config)
     materialise(module, device)
     return module
 
 
-def _replace_each(module: nn.Module, wide: Collection[str], device: torch.device | str) -> None:
+def replace_each(module: nn.Module, wide: Collection[str], device: torch.device | str) -> None:
     """Unset memory on the device for each parameter and buffer; one tensor may have several names."""
     kept: dict[int, Tensor] = {}
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):

@@ -72,6 +72,16 @@ def quantise(module: nn.Module, device: torch.device) -> float:
     return math.sqrt(error / whole) if whole else 0.0
 
 
+def packed_bytes(weights: int) -> int:
+    """What so many weights of one matrix take when they are packed.
+
+    Two values a byte; a byte a block for its scale; of 256 scales one of fp32; both tables of values, and the
+    mean of the scales.
+    """
+    scales = -(-weights // BLOCK)
+    return -(-weights // 2) + scales + 4 * -(-scales // 256) + 4 * (16 + 256 + 1)
+
+
 def unpacked(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The module's state with its packed weights as matrices again, where the others are."""
     products = {place: getattr(layer, "product", None) for place, layer in module.named_modules()}
