@@ -25,7 +25,9 @@ def as_pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
 @click.command()
 @click.argument("name")
 @click.option("--resume", is_flag=True, help="Go on with the newest run from its last checkpoint.")
-@click.option("--dry-run", is_flag=True, help="Print all that would happen, and do nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print all that would happen and what memory it takes, and do nothing."
+)
 @click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, callback=as_pairs, help="Try a setting."
 )
@@ -36,11 +38,12 @@ def train(name: str, resume: bool, dry_run: bool, overrides: dict[str, str], det
     """Run a recipe of workspace.toml on Ray."""
     workspace = opened()
     if dry_run:
+        from ptw.train.fits import told
         from ptw.train.plan import demand_sense, describe, resolve
 
         plan = resolve(workspace, name, overrides)
         demand_sense(plan)
-        click.echo(describe(plan))
+        click.echo(f"{describe(plan)}\n{told(plan)}")
         return
     from ptw.train.jobs.train import train as launch
 
