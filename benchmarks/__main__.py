@@ -25,6 +25,7 @@ NAMES = (
     "checkpoints",
     "kill_resume",
     "parallel",
+    "memory",
     "compiled",
     "vllm_loads",
     "event_fields",

@@ -49,10 +49,14 @@ def environment() -> dict[str, str]:
     return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
-def ptw(root: Path, *arguments: str) -> str:
-    """What the command writes to stdout. Its progress and its errors are shown as they come."""
+def ptw(root: Path, *arguments: str, **more: str) -> str:
+    """What the command writes to stdout. Its progress and its errors are shown as they come.
+
+    more: of the environment.
+    """
     print(f"$ ptw {' '.join(arguments)}", file=sys.stderr, flush=True)
-    done = subprocess.run(command(*arguments), cwd=root, env=environment(), stdout=subprocess.PIPE, text=True)
+    env = environment() | more
+    done = subprocess.run(command(*arguments), cwd=root, env=env, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(f"ptw {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}")
     return done.stdout
