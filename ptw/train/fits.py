@@ -92,8 +92,10 @@ def _parts(found: Memory, plan: Plan, settings: TrainingSettings) -> Iterator[Ro
     again = ", each block's input" if plan.cluster.recompute else ""
     what = f"kept for backward of {found.rows} rows x {settings.window} tokens{again}"
     yield "  activations", in_words(of_pass.activations), what
-    of_loss = "-" if of_pass.loss is None else in_words(of_pass.loss)
-    yield "  loss", of_loss, "logits, in chunks, and gradients that are made with them"
+    if of_pass.loss is None:
+        yield "  loss", "-", ""
+    else:
+        yield "  loss", in_words(of_pass.loss), "logits, in chunks, and gradients that are made with them"
     if found.copy:
         yield "  checkpoint", in_words(found.copy), "the copy that is written while training goes on"
     assert found.together is not None

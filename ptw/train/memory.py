@@ -215,6 +215,8 @@ def _with_pass(
     gradients = Gradients(kept, adds or own > rows, until_end)
     learnt = "mean_loss" in calls_in(plan)
     of_pass = passed(mode, module, (rows, settings.window), settings if learnt else None, gradients, autocast)
-    notes = () if of_pass.loss is not None else (OWN_LOSS.format(plan.file.stem),)
+    notes = [] if of_pass.loss is not None else [OWN_LOSS.format(plan.file.stem)]
+    if "scores" in calls_in(plan).get("model", ()):
+        notes.append("scores: one is counted, since how many there are is known with the data")
     whole = known.whole if holding.alone else holding.gathered(module)
-    return dataclasses.replace(known, of_pass=of_pass, whole=whole, rows=rows, notes=notes)
+    return dataclasses.replace(known, of_pass=of_pass, whole=whole, rows=rows, notes=tuple(notes))

@@ -162,6 +162,7 @@ def test_a_teacher_is_counted_and_a_head_that_gives_scores_is_no_head_of_words(r
     scores = dataclasses.replace(plan, file=rooms.stock("recipes") / "reward.py")
     settings = {"rows": ROWS, "window": WINDOW}
     scored = estimated(dataclasses.replace(scores, settings=settings))
+    assert any(note.startswith("scores: one is counted") for note in scored.notes)
     head = base.get_parameter("lm_head.weight")
     assert scored.weights == found.weights - head.nbytes + head[0].nbytes
 
