@@ -74,13 +74,12 @@ def estimate(plan: Plan, settings: TrainingSettings) -> Memory:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     loaded, packed = _learning(mode, plan, settings, config)
     everything = list(loaded.module.parameters())
-    counts = [sum(one.numel() for one in everything if one.requires_grad or not learnt) for learnt in (0, 1)]
     holding = Holding.of(plan.cluster, loaded, f"model {plan.model.name}")
     known = _held(loaded.module, holding, packed)
     known = dataclasses.replace(
         known,
-        parameters=counts[0],
-        trained=counts[1],
+        parameters=sum(one.numel() for one in everything),
+        trained=sum(one.numel() for one in everything if one.requires_grad),
         roles={role: _frozen(plan, settings, one) for role, one in plan.roles.items() if _is_here(one)},
         copy=0 if plan.cluster.gpus_per_worker else known.gradients + known.optimizer,
     )
@@ -127,6 +126,9 @@ def _vocabulary(plan: Plan) -> int:
         with nothing_made():
             return open_tokenizer(plan.workspace(), entry.name).size
     except NotMade as error:
+        grows = entry.semantic_ids or entry.special_tokens or entry.fields
+        if entry.vocab_size is not None and not grows:
+            return entry.vocab_size  # its data may teach a few less
         hint = f"`ptw data {plan.dataset}` makes it, as the run will"
         raise PtwError(
             f"how many tokens {entry.name} has is not known before it is made of its data; {hint}"
@@ -141,10 +143,8 @@ def _learning(
     mode: FakeTensorMode, plan: Plan, settings: TrainingSettings, config: Mapping[str, Any]
 ) -> tuple[Loaded, dict[str, int]]:
     """The model as it learns, and by name the bytes of matrices that will be packed."""
-    asked, narrow = (
-        calls_in(plan).get("model", ()),
-        settings.adapter != "none" and settings.precision == "bf16",
-    )
+    asked = calls_in(plan).get("model", ())
+    narrow = settings.adapter != "none" and settings.precision == "bf16"
     loaded = outline(
         config,
         plan.root,
