@@ -88,13 +88,14 @@ class Pairs:
         return [place - at for at, place in enumerate(self.queries)]
 
     def also_right(self, candidates: Sequence[int]) -> list[tuple[int, int]]:
-        """Which candidates are right for a query too: (its number, theirs) of equal and of further positives.
+        """Which candidates are right for a query too: (its number, theirs), equal and further positives.
 
-        A query's positives are those of every row with the same query. Its own positive is not among them.
+        A query's positives are those of every row with the same query, and its own text where a document has
+        it: no vector could be nearer. Its own row's positive is not among them.
         """
         answers: defaultdict[int, set[int]] = defaultdict(set)
         for place in self.queries:
-            answers[self.texts[place]].add(self.texts[place + 1])
+            answers[self.texts[place]] |= {self.texts[place], self.texts[place + 1]}
         holding: defaultdict[int, list[int]] = defaultdict(list)
         for at, place in enumerate(candidates):
             holding[self.texts[place]].append(at)

@@ -90,6 +90,17 @@ def test_equal_texts_are_known_across_rows() -> None:
     assert sorted(pairs.also_right(pairs.candidates)) == [(0, 3), (0, 4), (1, 5), (2, 0), (2, 4), (3, 0)]
 
 
+def test_a_querys_own_text_is_no_wrong_document() -> None:
+    def sample(*texts: int) -> Sample:
+        return Sample("", np.array(texts, np.int32), np.zeros(len(texts), bool), (1,) * len(texts))
+
+    # 10 is a document of 11's and a negative of 12's; 13 is to find itself, as where dropout alone differs
+    rows = [lay_out([sample(10, 20), sample(11, 10), sample(12, 21, 10), sample(13, 13)], 20, 0)]
+    pairs = Pairs.of(rows)
+    assert pairs.candidates == [1, 3, 5, 6, 8]
+    assert sorted(pairs.also_right(pairs.candidates)) == [(0, 1), (0, 3), (1, 3)]
+
+
 def test_a_tokenizer_learns_from_all_texts_of_pairs() -> None:
     rows = [Row("a:1", {"query": "q", "positive": "p", "negatives": ["n", "m"]})]
     assert list(texts_of(rows, "pair", "words")) == ["q", "p", "n", "m"]

@@ -34,6 +34,11 @@ def test_a_further_right_document_is_left_out_and_ties_come_first() -> None:
     assert retrieval.ranks_of(broken, pairs, CPU)[2] == retrieval.MISSED
 
 
+def test_a_query_that_is_a_document_too_does_not_find_itself() -> None:
+    pairs = Pairs(queries=(0, 2, 4), texts=(100, 1, 200, 100, 300, 2))
+    assert retrieval.ranks_of(turned(0, 20, 90, 0, 45, 60), pairs, CPU) == [1, 3, 1]
+
+
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     pairs = Pairs(tuple(range(0, 60, 3)), tuple(at % 17 if at % 3 else 100 + at % 7 for at in range(60)))

@@ -112,7 +112,7 @@ def plain_loss(run: Run, model: Any, rows: list[PackedRow]) -> torch.Tensor:
             hidden = [model(one.ids_BT, one.layout)[0] for one in map(alone, parts)]
             pooled = [part.mean(0) if settings.pooling == "mean" else part[-1] for part in hidden]
             texts.append(([tuple(part.tolist()) for part in parts], pooled))
-    right = {(ids[0], ids[1]) for ids, _ in texts}
+    right = {pair for ids, _ in texts for pair in ((ids[0], ids[1]), (ids[0], ids[0]))}
     losses = []
     for width in (8, 32):
         unit = [[normalize(one[:width], dim=0) for one in pooled] for _, pooled in texts]
@@ -137,6 +137,24 @@ def plain_loss(run: Run, model: Any, rows: list[PackedRow]) -> torch.Tensor:
 
 def alone(ids: np.ndarray) -> Any:
     return forward_of([lay_out([sample_of(ids.tolist())], len(ids), 0)], ALONE.device)
+
+
+def test_a_querys_own_text_is_not_held_against_it(root: Path) -> None:
+    """Where a query is another row's document, the two vectors are the same, and can't be told apart."""
+    text = (root / "workspace.toml").read_text()
+    (root / "workspace.toml").write_text(text.replace('query_prompt = "query: "\n', ""))
+    texts = [("1?", "one"), ("2?", "1?"), ("3?", "three")]
+    declare(root, "", pairs=[{"query": query, "positive": positive} for query, positive in texts])
+    run, model = begun(root, symmetric="true", widths="8")
+    rows = list(itertools.islice(run.rows_ahead(), 3))
+    plain = plain_loss(run, model, rows)
+    plain.backward()
+    wanted = gradients_of(model)
+    for at_once in (3, 1):
+        shares = shares_of(run, model, rows, at_once)
+        torch.testing.assert_close(shares["loss"], plain.detach(), rtol=1e-6, atol=1e-6)
+        for name, gradient in gradients_of(model).items():
+            assert ((gradient - wanted[name]).norm() / wanted[name].norm()).item() < 1e-5, name
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
