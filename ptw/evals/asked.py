@@ -61,8 +61,8 @@ def scores_of(workspace: Workspace, opened: Opened, prompt: str | None) -> Tenso
     forward = forward_of([lay_out([sample], len(ids), 0)], device_of(opened))
     module = opened.loaded.module
     hidden_1D = last(module(forward.ids_BT, forward.layout), forward, tokenizer_of(opened).pad_id)
-    scores_L: Tensor = module.head().logits(hidden_1D)[0].double().cpu()  # type: ignore[operator]
-    return scores_L
+    scores_1L: Tensor = module.head().wide_logits(hidden_1D)  # type: ignore[operator]
+    return scores_1L[0].double().cpu()
 
 
 def _prompt_ids(workspace: Workspace, opened: Opened, prompt: str) -> list[int]:

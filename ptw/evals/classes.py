@@ -139,7 +139,7 @@ def ranks_of(head: Head, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
     size = max(1, CHUNK_ELEMENTS // head.vocabulary)
     found = [targets_N.new_empty(0)]
     for hidden_CD, targets_C in zip(hidden_ND.split(size), targets_N.split(size), strict=True):
-        scores_CL = head.logits(hidden_CD).float()
+        scores_CL = head.wide_logits(hidden_CD)
         own_C1 = scores_CL.gather(1, targets_C[:, None])
         better_C = (~(scores_CL < own_C1)).sum(-1)  # the target itself among them
         found.append(torch.where(own_C1[:, 0].isfinite(), better_C, len(scores_CL[0]) + 1))

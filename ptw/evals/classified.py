@@ -142,7 +142,7 @@ def _scored(
     scores, true = [np.empty((0, len(classes.names)))], [np.empty((0, len(classes.names)))]
     with torch.no_grad():
         for hidden_ND, targets_NL in _computed(workspace, opened, entry, classes):
-            scores.append(head.logits(hidden_ND).double().cpu().numpy())
+            scores.append(head.wide_logits(hidden_ND).double().cpu().numpy())
             true.append(targets_NL.double().cpu().numpy())
     return np.concatenate(scores), np.concatenate(true)
 

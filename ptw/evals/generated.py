@@ -105,7 +105,8 @@ def generated(
 ) -> list[Ranked]:
     """What came of each sequence of this worker's share; what it saw is not generated.
 
-    The rank is the target's place among the beams, or MISSED; of several workers each asks as often.
+    The rank is the target's place among the beams, of equal scores the last, so that a constant one gains
+    nothing; or MISSED. Of several workers each asks as often.
     """
     assert later is None or world == 1, "workers would not all ask as often"
     width = beams or width_for(top)
@@ -120,9 +121,14 @@ def generated(
         allowed_BN = torch.ones(len(asked), len(row_of), dtype=torch.bool)
         for place, case in enumerate(asked):
             allowed_BN[place, row_of[list(case.seen)]] = False
-        rows_BW, _ = generator.likeliest([case.input.ids.tolist() for case in asked], allowed_BN)
-        for at, rows_W in zip(own, rows_BW, strict=False):
-            items = number_of[rows_W[rows_W >= 0]].tolist()
-            target = sequences[at].target
-            found[at] = Ranked(items.index(target) + 1 if target in items else MISSED, tuple(items[:top]))
+        rows_BW, scores_BW = generator.likeliest([case.input.ids.tolist() for case in asked], allowed_BN)
+        for at, rows_W, scores_W in zip(own, rows_BW, scores_BW, strict=False):
+            items_W = number_of[rows_W[rows_W >= 0]]
+            place = _place(items_W, scores_W[rows_W >= 0], sequences[at].target)
+            found[at] = Ranked(place, tuple(items_W[:top].tolist()))
     return [found[at] for at in sorted(found)]
+
+
+def _place(items_W: np.ndarray, scores_W: np.ndarray, target: int) -> int:
+    alike = np.flatnonzero(np.isin(scores_W, scores_W[items_W == target]))
+    return int(alike[-1]) + 1 if len(alike) else MISSED

@@ -190,6 +190,6 @@ def _scores(opened: Opened, tokenizer: Tokenizer, catalogue: Catalogue, ids: Seq
     """(I,) of a model with a token for each item."""
     module, device = opened.loaded.module, device_of(opened)
     hidden_BTD = module(torch.tensor([ids], device=device), Layout.of_documents([[len(ids)]], device=device))
-    logits_V = module.head().logits(hidden_BTD[0, -1]).float().cpu()  # type: ignore[operator]
-    scores_I: Tensor = logits_V[tokenizer.item_ids(catalogue.names)]
-    return scores_I
+    ids_I = torch.tensor(tokenizer.item_ids(catalogue.names), device=device)
+    scores_I: Tensor = module.head().wide_logits(hidden_BTD[0, -1], ids_I)  # type: ignore[operator]
+    return scores_I.cpu()

@@ -72,8 +72,8 @@ def _by_head(head: Head, last_ND: Tensor, ids_I: Tensor, cases: Sequence[Case], 
     found: list[Ranked] = []
     step = max(1, CHUNK_ELEMENTS // len(ids_I))
     for start in range(0, len(cases), step):
-        scores_NV = head.logits(last_ND[start : start + step]).float()
-        found += ranked_of(scores_NV[:, ids_I], cases[start : start + step], top)
+        scores_NI = head.wide_logits(last_ND[start : start + step], ids_I)
+        found += ranked_of(scores_NI, cases[start : start + step], top)
     return found
 
 

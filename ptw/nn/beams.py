@@ -38,11 +38,13 @@ def search(
         owner_C, child_C, token_C = children(depth, prompt_M, nodes_M)
         logits_C = logits_MV[owner_C, token_C].float()
         scores_C = (scores_M - _log_sums(logits_MV))[owner_C] + logits_C
+        scores_C = scores_C.masked_fill(scores_C.isnan(), -torch.inf)
         chosen = _best(scores_C, prompt_M[owner_C], width)
         nodes_M, scores_M, parents_M = child_C[chosen], scores_C[chosen], owner_C[chosen]
         prompt_M = prompt_M[parents_M]
         if depth + 1 < steps:
             states.go_on(parents_M, token_C[chosen])
+    nodes_M = torch.where(scores_M > -torch.inf, nodes_M, -1)
     return _table(nodes_M, prompt_M, len(prompts), width, -1), _table(
         scores_M, prompt_M, len(prompts), width, -torch.inf
     )

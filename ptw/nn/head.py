@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache as once
 from typing import Any
 
@@ -33,6 +33,24 @@ class Head:
         """(..., vocabulary) logits of hidden states (..., D); padded rows give none."""
         logits = functional.linear(self._divided(hidden), self.weight_VD[: self.vocabulary])
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+    def wide_logits(self, hidden: Tensor, ids_I: Tensor | None = None) -> Tensor:
+        """(..., I) logits of these ids (default: of all), in fp32 at least, whatever autocast says.
+
+        To rank by: in bf16 many are equal. Weights are widened some at a time.
+        """
+        wide = torch.promote_types(self.weight_VD.dtype, torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            if wide == self.weight_VD.dtype:
+                logits = self.logits(hidden.to(wide))
+                return logits if ids_I is None else logits[..., ids_I]
+            if ids_I is None:
+                ids_I = torch.arange(self.vocabulary, device=hidden.device)
+            found = []
+            for part in ids_I.split(max(1, CHUNK_ELEMENTS // self.weight_VD.shape[1])):
+                head = replace(self, weight_VD=self.weight_VD[part].to(wide), vocabulary=len(part))
+                found.append(head.logits(hidden.to(wide)))
+            return torch.cat(found, dim=-1)
 
     def loss(
         self,

@@ -22,6 +22,7 @@ from ptw.evals.next_items import Request, next_items
 from ptw.evals.ranker import model_ranked
 from ptw.evals.ranking import MISSED
 from ptw.evals.recommend import Asked, recommend
+from ptw.nn.head import Head
 from ptw.runs import record
 from ptw.runs.export import export_run
 from ptw.runs.open import Opened, open_named
@@ -80,6 +81,17 @@ def test_few_beams_find_a_part(opened: Opened, root: Path) -> None:
         assert len(part.top) <= 5
         assert set(part.top) <= set(one.top)
         assert part.rank == MISSED or part.top[part.rank - 1] == case.target
+
+
+@pytest.mark.parametrize("value", [0.0, torch.nan])
+def test_a_model_that_tells_no_two_items_apart_finds_nothing(
+    opened: Opened, root: Path, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the catalogue's first items in its beams, and the target among them gains nothing."""
+    monkeypatch.setattr(Head, "logits", lambda head, hidden: hidden[..., :1].expand(-1, 100) * 0 + value)
+    for _, one in ranked(opened, root, beams=15):
+        assert one.rank == MISSED if np.isnan(value) else one.rank in (15, MISSED)
+        assert len(one.top) == (0 if np.isnan(value) else 15)
 
 
 def test_workers_share_the_sequences(opened: Opened, root: Path) -> None:

@@ -186,6 +186,23 @@ def test_ties_and_nan_gain_nothing() -> None:
     assert metrics_of([nothing[0].rank])["recall@10"] == 0
 
 
+class Narrow(NextLetter):
+    """The same knowledge in bf16, in logits of 256.5 and 256, which are one number there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.cat([self.table / 2, torch.full((8, 1), 256)], -1).bfloat16())
+
+    def head(self) -> Head:
+        return Head(torch.cat([torch.eye(8), torch.ones(8, 1)], -1).bfloat16(), 8)
+
+
+def test_bf16_makes_no_ties(views: Any) -> None:
+    root, dataset, tokenizer = views
+    test = cases(root, dataset, tokenizer, "test", 16)
+    assert model_ranks(Narrow(), test, tokenizer, 16) == model_ranks(NextLetter(), test, tokenizer, 16)
+
+
 def test_a_list_holds_the_best_that_were_not_in_the_input() -> None:
     case = Case(Sample("x", np.array([1], np.int32), np.zeros(1, bool)), (0, 3), 2)
     scores = torch.tensor([[9.0, 1, 3, 8, 2]])

@@ -134,6 +134,16 @@ class Told(nn.Module):
         return SimpleNamespace(logits=torch.log)
 
 
+def test_what_is_not_a_number_is_no_item(ids: SemanticIds) -> None:
+    codes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32)
+    few = SemanticIds("few", 2, ("broken", "lost", "good", "impossible"), codes)
+    probabilities = {(): [0.4, 0.6, 0, 0], (0,): [torch.nan] * 4, (1,): [0, 0, 1.0, 0]}
+    all_BN, tokens_LK = torch.ones(1, 4, dtype=torch.bool), torch.arange(4).view(2, 2)
+    nodes_BW, scores_BW = search(Told(probabilities), [[3]], 4, 2, below(trie_of(few), all_BN, tokens_LK))
+    assert nodes_BW[0].tolist() == [2, -1, -1, -1]
+    assert scores_BW[0].exp().tolist() == pytest.approx([0.6, 0, 0, 0])
+
+
 def test_nothing_allowed_gives_nothing(model: nn.Module, ids: SemanticIds) -> None:
     none_BN = torch.zeros(2, len(ids.items), dtype=torch.bool)
     none_BN[1, 3] = True

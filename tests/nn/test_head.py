@@ -112,3 +112,22 @@ def test_logits_have_no_padded_ids():
     hidden, weight, _ = case()
     assert Head(weight, VOCABULARY).logits(hidden).shape == (1, TOKENS, VOCABULARY)
     assert [padded_rows(size) for size in (1, 64, 65)] == [64, 64, 128]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_wide_logits_tell_apart_what_narrow_ones_do_not(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    weight_VD = torch.randn(3000, 8, generator=random, dtype=torch.float64).to(dtype)
+    hidden_ND = torch.randn(4, 8, generator=random, dtype=torch.float64).to(dtype)
+    head, ids_I = Head(weight_VD, 2990, divisor=2.0, cap=9.0), torch.arange(2989, 0, -2)
+    exact_NV = torch.tanh(hidden_ND.double() @ weight_VD[:2990].double().T / 18) * 9
+    monkeypatch.setattr(head_module, "CHUNK_ELEMENTS", 8 * 700)
+    with torch.autocast("cpu", torch.bfloat16):
+        of_all_NV, of_some_NI = head.wide_logits(hidden_ND), head.wide_logits(hidden_ND, ids_I)
+    torch.testing.assert_close(of_all_NV.double(), exact_NV, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(of_some_NI.double(), exact_NV[:, ids_I], rtol=1e-5, atol=1e-5)
+    assert of_all_NV.dtype == torch.promote_types(dtype, torch.float32)
+    assert len(of_all_NV[0].unique()) > 2900
+    assert len(head.logits(hidden_ND.bfloat16().to(dtype)).bfloat16()[0].unique()) < 1500
