@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ptw.evals.cases import Case, Catalogue
 from ptw.evals.later import Later, interleaved
 from ptw.evals.ranking import MISSED, Ranked
-from ptw.evals.rows import groups
-from ptw.nn.beams import search
+from ptw.nn.beams import TOKENS_AT_ONCE, search
 from ptw.tokens.tokenizer import Tokenizer, vocabulary_of
 from ptw.tokens.trie import trie_of
 
@@ -33,9 +32,11 @@ class Generator:
         width: int,
         vocabulary: str | None = None,
         later: Later | None = None,
+        together: bool = False,
     ) -> None:
+        """`together`: of workers that hold a model between them, each of which must call it as often."""
         self.ids = vocabulary_of(tokenizer, vocabulary)
-        self._module, self._width = module, width
+        self._module, self._width, self._in_parts = module, width, not together
         self._device = next(module.parameters()).device
         self._trie = trie_of(self.ids).to(self._device)
         self._tokens_LK = torch.tensor(tokenizer.code_ids(self.ids.name), device=self._device)
@@ -81,7 +82,8 @@ class Generator:
                 owner_C, child_C, code_C = owner_C[kept], child_C[kept], code_C[kept]
             return owner_C, child_C, self._tokens_LK[depth][code_C]
 
-        nodes_BW, scores_BW = search(self._module, prompts, self._width, self._trie.levels, children)
+        steps, in_parts = self._trie.levels, self._in_parts
+        nodes_BW, scores_BW = search(self._module, prompts, self._width, steps, children, in_parts)
         items_BW = torch.where(nodes_BW < 0, nodes_BW, self._trie.items_N[nodes_BW.clamp(min=0)])
         return items_BW.cpu().numpy(), scores_BW.cpu().numpy()
 
@@ -110,12 +112,12 @@ def generated(
     """
     assert later is None or world == 1, "workers would not all ask as often"
     width = beams or width_for(top)
-    generator, at_once = Generator(module, tokenizer, width, later=later), max(1, BEAMS_AT_ONCE // width)
+    generator = Generator(module, tokenizer, width, later=later, together=world > 1)
     number_of = np.array([catalogue.get(name) for name in generator.ids.items])
     row_of = np.argsort(number_of)
-    order = sorted(range(len(sequences)), key=lambda at: len(sequences[at].input.ids))
     found: dict[int, Ranked] = {}
-    for together in groups(order, at_once * world):
+    tokens = [width * (len(case.input.ids) + generator.ids.levels) for case in sequences]
+    for together in _batches(tokens, BEAMS_AT_ONCE // width, world):
         own = together[rank::world]
         asked = [sequences[at] for at in own or together[:1]]  # whoever has none asks as the others do
         allowed_BN = torch.ones(len(asked), len(row_of), dtype=torch.bool)
@@ -127,6 +129,22 @@ def generated(
             place = _place(items_W, scores_W[rows_W >= 0], sequences[at].target)
             found[at] = Ranked(place, tuple(items_W[:top].tolist()))
     return [found[at] for at in sorted(found)]
+
+
+def _batches(tokens: Sequence[int], most: int, world: int) -> Iterator[list[int]]:
+    """Which prompts are asked together, those whose beams have few tokens first.
+
+    A worker's share has as many as fit beside its longest, but no more than `most`; one always goes.
+    """
+    batch: list[int] = []
+    for at in sorted(range(len(tokens)), key=tokens.__getitem__):
+        rows = len(batch) // world + 1  # of a worker, with this one
+        if rows > 1 and (rows > most or rows * tokens[at] > TOKENS_AT_ONCE):
+            yield batch
+            batch = []
+        batch.append(at)
+    if batch:
+        yield batch
 
 
 def _place(items_W: np.ndarray, scores_W: np.ndarray, target: int) -> int:

@@ -27,10 +27,12 @@ class LayerCache:
         self.value_BSKH = _grown(self.value_BSKH, value_BTKH, layout.positions_BT, slots, self._growth)
         return self.key_BSKH[:, :slots], self.value_BSKH[:, :slots]
 
-    def pick(self, rows: Tensor) -> None:
-        """Sequence b becomes what sequence rows[b] was; one may go on as several, or end."""
+    def picked(self, rows: Tensor) -> LayerCache:
+        """Another one, whose sequence b is sequence rows[b] of this; one may go on as several, or end."""
+        other = LayerCache(self._growth)
         if self.key_BSKH is not None and self.value_BSKH is not None:
-            self.key_BSKH, self.value_BSKH = self.key_BSKH[rows], self.value_BSKH[rows]
+            other.key_BSKH, other.value_BSKH = self.key_BSKH[rows], self.value_BSKH[rows]
+        return other
 
 
 class KVCache:
@@ -57,8 +59,15 @@ class KVCache:
     def pick(self, rows: Tensor) -> None:
         """Sequence b becomes what sequence rows[b] was, in all layers."""
         self.lengths = [self.lengths[row] for row in rows.tolist()]
-        for layer in self.layers:
-            layer.pick(rows)
+        for at, layer in enumerate(self.layers):
+            self.layers[at] = layer.picked(rows)
+
+    def picked(self, rows: Tensor) -> KVCache:
+        """As `pick`, but this one stays as it is."""
+        other = KVCache(0)
+        other.layers, other.lengths = [*self.layers], [*self.lengths]
+        other.pick(rows)
+        return other
 
 
 def layers_of(cache: KVCache | None, layers: int) -> Sequence[LayerCache | None]:

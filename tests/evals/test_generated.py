@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from ptw.cli import cli
 from ptw.data.sample import Sample
 from ptw.errors import PtwError
-from ptw.evals import page, show
+from ptw.evals import generated, page, show
 from ptw.evals.cases import Case, Catalogue, cases, catalogue_of
 from ptw.evals.filters import Filters
 from ptw.evals.generated import Generator
@@ -22,6 +22,7 @@ from ptw.evals.next_items import Request, next_items
 from ptw.evals.ranker import model_ranked
 from ptw.evals.ranking import MISSED
 from ptw.evals.recommend import Asked, recommend
+from ptw.nn import beams
 from ptw.nn.head import Head
 from ptw.runs import record
 from ptw.runs.export import export_run
@@ -98,6 +99,28 @@ def test_workers_share_the_sequences(opened: Opened, root: Path) -> None:
     alone = sorted(one.rank for _, one in ranked(opened, root))
     shares = [ranked(opened, root, (rank, 3)) for rank in range(3)]
     assert sorted(one.rank for share in shares for one in share) == alone
+
+
+def test_few_long_inputs_are_asked_together(
+    opened: Opened, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What beams hold is bounded by tokens, and by the cases where these are short; one always goes."""
+    whole, asked = [one for _, one in ranked(opened, root)], list[int]()
+
+    def searched(module: Any, prompts: Any, width: int, steps: int, *rest: Any) -> Any:
+        asked.append(len(prompts) * width * (max(map(len, prompts)) + steps))
+        return beams.search(module, prompts, width, steps, *rest)
+
+    monkeypatch.setattr(generated, "search", searched)
+    for fits, worlds in ((6_000, 1), (1, 1), (6_000, 2)):
+        monkeypatch.setattr(generated, "TOKENS_AT_ONCE", fits)
+        asked.clear()
+        shares = [ranked(opened, root, (rank, worlds)) for rank in range(worlds)]
+        if worlds == 1:
+            assert [one for _, one in shares[0]] == whole
+        else:
+            assert sorted(one.rank for share in shares for one in share) == sorted(one.rank for one in whole)
+        assert len(asked) == len(whole) if fits == 1 else max(asked) <= fits
 
 
 def test_an_input_is_cut_between_items(opened: Opened, root: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ptw.nn import beams
 from ptw.nn.beams import search
 from ptw.nn.layout import Layout
 from ptw.ports.load import create
@@ -91,6 +92,32 @@ def test_narrow_beams_are_beams_of_the_wide_ones(model: nn.Module, ids: Semantic
     for number, prompt in enumerate(PROMPTS):
         alone, _ = search(model, [prompt], 4, LEVELS, below(trie, all_BN[:1]))
         assert alone[0].tolist() == together[number].tolist(), "prompts do not see each other"
+
+
+@pytest.mark.parametrize("tokens", [1, 40, 100])
+def test_beams_that_do_not_fit_go_one_part_after_another(
+    model: nn.Module, ids: SemanticIds, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trie, all_BN = trie_of(ids), torch.ones(len(PROMPTS), len(ids.items), dtype=torch.bool)
+    whole = search(model, PROMPTS, 7, LEVELS, below(trie, all_BN))
+    monkeypatch.setattr(beams, "TOKENS_AT_ONCE", tokens)
+    read: list[int] = []
+
+    def seen(module: nn.Module, given: Any) -> None:
+        read.append(len(given[0]) if model.has_cache else given[0].numel())
+
+    hook = model.register_forward_pre_hook(seen)
+    try:
+        nodes_BW, scores_BW = search(model, PROMPTS, 7, LEVELS, below(trie, all_BN))
+        fits = max(1, tokens // (6 + LEVELS))
+        assert max(read[1:]) <= (fits if model.has_cache else fits * (6 + LEVELS))
+        assert nodes_BW.tolist() == whole[0].tolist()
+        torch.testing.assert_close(scores_BW, whole[1], rtol=0, atol=1e-6)
+        del read[:]
+        search(model, PROMPTS, 7, LEVELS, below(trie, all_BN), in_parts=False)
+        assert len(read) == LEVELS, "workers that hold a model between them call it as often"
+    finally:
+        hook.remove()
 
 
 def test_one_item_that_is_allowed_is_found_by_one_beam(model: nn.Module, ids: SemanticIds) -> None:
