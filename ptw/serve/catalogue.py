@@ -12,9 +12,11 @@ likely code comes too early there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
@@ -35,6 +37,7 @@ class Catalogue(AdapterLogitsProcessor):
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         super().__init__(vllm_config, device, is_pin_memory)
+        self._device = device
         self._tokenizer = load_tokenizer(Path(vllm_config.model_config.model))
         self._always = (vllm_config.additional_config or {}).get(KEY)
         if self._always is not None:
@@ -63,7 +66,7 @@ class Catalogue(AdapterLogitsProcessor):
         if name not in self._tokenizer.vocabularies:
             return self._end  # an error here would end the engine, for all requests
         if name not in self._held:
-            self._held[name] = Held(self._tokenizer, name)
+            self._held[name] = Held(self._tokenizer, name, self._device)
         return self._held[name].process(given.get(ONLY), given.get(WITHOUT))
 
     def _end(self, prompt_ids: list[int], output_ids: list[int], logits_V: Tensor) -> Tensor:
@@ -71,63 +74,82 @@ class Catalogue(AdapterLogitsProcessor):
 
 
 class Held:
-    """The trie of one vocabulary, in the ids of the model's tokenizer."""
+    """The trie of one vocabulary, in the ids of the model's tokenizer.
 
-    def __init__(self, tokenizer: Tokenizer, name: str) -> None:
+    A step of a request costs what its children cost: no table of the catalogue's size is made or copied.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, name: str, device: torch.device | str = "cpu") -> None:
         self._ids = vocabulary_of(tokenizer, name)
-        self._trie = trie_of(self._ids)
-        self._tokens_LK = torch.tensor(tokenizer.code_ids(name))
-        self._code_of = {id_: code for level in self._tokens_LK.tolist() for code, id_ in enumerate(level)}
-        self._stops = stops_of(tokenizer)
+        trie, tokens_LK = trie_of(self._ids), torch.tensor(tokenizer.code_ids(name))
+        tables = (trie.begins, trie.codes, trie.spans)
+        self._begins, self._codes, self._spans = ([table.numpy() for table in one] for one in tables)
+        pairs = zip(tokens_LK, trie.codes, strict=True)
+        self._tokens = [tokens_K[code_C].to(device) for tokens_K, code_C in pairs]  # of each node of a level
+        self._place_of = trie.items_N.argsort().numpy()  # of a row of the vocabulary, among the trie's items
+        self._code_of = {
+            id_: (level, code) for level, ids in enumerate(tokens_LK.tolist()) for code, id_ in enumerate(ids)
+        }
+        self._stops = stops_of(tokenizer).to(device)
 
     def process(self, only: Sequence[str | int] | None, without: Sequence[str | int] | None) -> Process:
         """Of one request."""
-        opened = None
-        if only is not None or without is not None:
-            opened = self._trie.allowing(self._allowed(only, without or ()))
+        filter_ = None if only is None and without is None else self._filter(only, without or ())
+        most = len(self._codes)
 
         def hold(prompt_ids: list[int], output_ids: list[int], logits_V: Tensor) -> Tensor:
-            known = [*prompt_ids, *output_ids]
-            return only_these(logits_V, self._allowed_ids(known, whole=bool(output_ids), opened=opened))
+            newest = [*prompt_ids[-most:], *output_ids[-most:]]
+            return only_these(logits_V, self._allowed_ids(newest, bool(output_ids), filter_))
 
         return hold
 
-    def _allowed(self, only: Sequence[str | int] | None, without: Sequence[str | int]) -> Tensor:
-        allowed_1N = torch.full((1, len(self._ids.items)), only is None)
-        rows = self._ids.row_of
-        for items, allowed in ((only or (), True), (without, False)):
-            allowed_1N[0, [rows[str(item)] for item in items if str(item) in rows]] = allowed
-        return allowed_1N
+    def _filter(self, only: Sequence[str | int] | None, without: Sequence[str | int]) -> Filter:
+        listed = self._rows(without) if only is None else self._rows(only) - self._rows(without)
+        places = np.sort(self._place_of[np.fromiter(listed, np.int64, len(listed))])
+        return Filter(places, allows=only is not None)
 
-    def _allowed_ids(self, known: Sequence[int], whole: bool, opened: tuple[Tensor, ...] | None) -> Tensor:
+    def _rows(self, items: Sequence[str | int]) -> set[int]:
+        found = map(self._ids.row_of.get, map(str, items))
+        return {row for row in found if row is not None}
+
+    def _allowed_ids(self, newest: Sequence[int], whole: bool, filter_: Filter | None) -> Tensor:
         """What may follow. `whole`: whether the answer may end after an item.
 
         A beam that vLLM keeps although it leads to no item can only end, as impossible as it is.
         """
-        begun = self._begun(known)
-        node = torch.zeros(1, dtype=torch.int64)
-        for depth, code in enumerate(begun):
-            _, child_C, code_C = self._trie.children(depth, node)
-            node = child_C[code_C == code]
-            if not len(node):
+        node, begun = 0, self._begun(newest)
+        for level, id_ in enumerate(begun):
+            begin, end = self._begins[level][node : node + 2]
+            of_level, code = self._code_of.get(id_, (-1, -1))
+            node = begin + np.searchsorted(self._codes[level][begin:end], code)
+            if of_level != level or node == end or self._codes[level][node] != code:
                 return self._stops
-        _, child_C, code_C = self._trie.children(len(begun), node)
-        if opened is not None:
-            code_C = code_C[opened[len(begun) + 1][0, child_C]]
-        allowed = self._tokens_LK[len(begun)][code_C]
+        begin, end = self._begins[len(begun)][node : node + 2]
+        allowed = self._tokens[len(begun)][begin:end]
+        if filter_ is not None:
+            is_open = filter_.opens(self._spans[len(begun) + 1][begin : end + 1])
+            allowed = allowed[torch.from_numpy(is_open.nonzero()[0]).to(allowed.device)]
         if not begun and whole:
             allowed = torch.cat([allowed, self._stops])
         return allowed if len(allowed) else self._stops
 
-    def _begun(self, known: Sequence[int]) -> list[int]:
-        """The codes of the item that is begun: those at the end that make up no whole one."""
-        run: list[int] = []
-        for id_ in reversed(known):
-            if id_ not in self._code_of:
-                break
-            run.append(self._code_of[id_])
-        count = len(run) % self._trie.levels
-        return run[:count][::-1]
+    def _begun(self, newest: Sequence[int]) -> Sequence[int]:
+        """The ids of the item that is begun: as many as the level of the last one says."""
+        level, _ = self._code_of.get(newest[-1], (-1, -1)) if newest else (-1, -1)
+        return newest[-level - 1 :] if 0 <= level < len(self._codes) - 1 else []
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Of one request: the listed items alone, or all but those. places: among the trie's items, ascending."""
+
+    places: np.ndarray
+    allows: bool
+
+    def opens(self, spans: np.ndarray) -> np.ndarray:
+        """(C,) whether an item that is allowed is below each of C neighbours, whose spans these are."""
+        listed_C = np.diff(np.searchsorted(self.places, spans))
+        return listed_C > 0 if self.allows else listed_C < np.diff(spans)
 
 
 def stops_of(tokenizer: Tokenizer) -> Tensor:
@@ -138,7 +160,8 @@ def stops_of(tokenizer: Tokenizer) -> Tensor:
 
 
 def only_these(logits_V: Tensor, ids: Tensor) -> Tensor:
-    held_V = torch.full_like(logits_V, -torch.inf)
+    """The row itself, so that vLLM copies none."""
     ids = ids.to(logits_V.device)
-    held_V[ids] = logits_V[ids]
-    return held_V
+    kept = logits_V[ids]
+    logits_V.fill_(-torch.inf)[ids] = kept
+    return logits_V

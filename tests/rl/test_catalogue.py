@@ -152,5 +152,34 @@ def test_ids_that_are_numbers_are_items(llm: Any, folder: Path) -> None:
     held = Held(tokenizer, "titles")
     vocabulary = vocabulary_of(tokenizer, "titles")
     held._ids = replace(vocabulary, items=tuple(item.removeprefix("item") for item in vocabulary.items))
-    assert held._allowed([4, "9"], ()).nonzero()[:, 1].tolist() == [4, 9]
-    assert held._allowed(None, [4]).sum() == len(vocabulary.items) - 1
+    assert held._rows([4, "9", "no such item"]) == {4, 9}
+
+
+ENDS = ([], [3], [3, 16 + 2], [3, 16 + 2, 6], [9], [16 + 15], [-1, 16 + 1], [4, -1, 2], [2, 3, 4, 16 + 4])
+
+
+@pytest.mark.parametrize("wishes", [{}, {"only": range(0, 30, 4)}, {"without": range(9)}, {"only": ()}])
+def test_what_may_follow_is_what_leads_to_an_item_that_is_allowed(folder: Path, wishes: Any) -> None:
+    """After every end of a prompt and of an answer, whole or broken, beside a list of all items."""
+    from ptw.serve.catalogue import Held
+
+    tokenizer = load_tokenizer(folder)
+    ids, (first_K, second_K) = vocabulary_of(tokenizer, "titles"), tokenizer.code_ids("titles")
+    listed = {key: [f"item{n}" for n in numbers] for key, numbers in wishes.items()}
+    kept = set(listed.get("only", ids.items)) - set(listed.get("without", ()))
+    pairs = [
+        (first_K[a], second_K[b])
+        for item, (a, b) in zip(ids.items, ids.codes_NL.tolist(), strict=True)
+        if item in kept
+    ]
+    process = Held(tokenizer, "titles").process(listed.get("only"), listed.get("without"))
+    id_of = {-1: tokenizer.bos_id, **dict(enumerate([*first_K, *second_K]))}
+    for prompt in ENDS:
+        for answer in ENDS:
+            known = [id_of[code] for code in (*prompt, *answer)]
+            begun = known[-1] if known and known[-1] in first_K else None
+            follow = {b for a, b in pairs if a == begun} if begun else {a for a, _ in pairs}
+            ends = not follow or (answer and not begun)
+            logits_V = process(known[: len(prompt)], known[len(prompt) :], torch.zeros(len(tokenizer.hf)))
+            wanted = follow | (set(tokenizer.stop_ids) if ends else set())
+            assert set(logits_V.isfinite().nonzero()[:, 0].tolist()) == wanted
