@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from ptw.errors import PtwError
 from ptw.evals.cases import BACK
+from ptw.evals.learnt import Repeated, repeated
+from ptw.files.find import find
 from ptw.files.same import shared
 from ptw.runs import record
 from ptw.runs.open import Opened
@@ -16,6 +19,8 @@ from ptw.tokens import fingerprint, semantic
 from ptw.workspace.manifest import BUILT, DatasetEntry, Workspace
 
 Table = Mapping[str, Any]  # of a plan, as JSON has it
+# (source, leave_out) -> the test's files among it, and what of the test stands in its other rows
+Compare = Callable[[tuple[str, ...], int], tuple[list[str], Repeated | None]]
 TRAIN = "train it again with leave_out = 2"
 
 
@@ -99,29 +104,65 @@ class _Past:
 def demand_unseen(workspace: Workspace, opened: Opened, entry: DatasetEntry) -> list[str]:
     """What is not sure; PtwError if the model learnt what is tested, for nothing of these files was held out.
 
-    entry: of the test, the last item of each row. Files are compared, not how they are declared.
+    entry: of the test, the last item of each row. Files are compared, not how they are declared, and where
+    they are others, their rows.
     """
-    return [said for one in _Past(workspace).of(opened) if (said := _judged(workspace.root, one, entry))]
+    compare = cache(partial(_compared, workspace.root, entry.source))  # a dataset may be learnt in many ways
+    return [said for one in _Past(workspace).of(opened) if (said := _judged(one, compare))]
 
 
-def _judged(root: Path, one: Learnt | Unknown, entry: DatasetEntry) -> str | None:
+def _compared(
+    root: Path, test: tuple[str, ...], source: tuple[str, ...], held_out: int
+) -> tuple[list[str], Repeated | None]:
+    """The files that a source has in common with the test; of its other rows, how many are the test's."""
+    same = shared(root, source, test)
+    if same and held_out < BACK["test"]:
+        return same, None
+    others = [file for file in find(root, source) if file.place not in same]
+    return same, repeated(root, test, others, held_out) if others else None
+
+
+def _judged(one: Learnt | Unknown, compare: Compare) -> str | None:
     if isinstance(one, Unknown):
         return one.said
     name, held_out = one.dataset["name"], one.dataset["leave_out"]
-    if one.dataset["format"] != "event" or held_out >= BACK["test"]:
+    if one.dataset["format"] != "event":
         return None
     try:
-        same = shared(root, tuple(one.dataset["source"]), entry.source)
+        same, rows = compare(tuple(one.dataset["source"]), held_out)
     except PtwError as error:
-        return f"{one.by} learnt all events of dataset {name}, which can't be compared with the test: {error}"
-    if same:
+        events = "events" if held_out else "all events"
+        return f"{one.by} learnt {events} of dataset {name}, which can't be compared with the test: {error}"
+    if same and held_out < BACK["test"]:
         raise PtwError(
             f"{one.by} learnt the last items of {same[0]}, the test: dataset {name} had "
             f"leave_out = {held_out} when trained; {one.mend}"
         )
+    return None if rows is None else _judged_by_rows(one, rows)
+
+
+def _judged_by_rows(one: Learnt, rows: Repeated) -> str | None:
+    """Equal rows need not be the test's, where they are short: some are told, all of them are refused."""
+    name, held_out = one.dataset["name"], one.dataset["leave_out"]
+    where = f"dataset {name} (leave_out = {held_out})"
+    if rows.found and rows.found == rows.sequences:
+        mend = "its rows go on beyond the test's, so test on these" if held_out else one.mend
+        raise PtwError(
+            f"{one.by} learnt all {rows.sequences:,} sequences of the test to their last items, in other "
+            f"files, of {where}; {mend}"
+        )
+    read = f"{rows.rows:,} rows" if rows.all_read else f"first {rows.rows:,} rows, more were not read"
+    if rows.found:
+        return (
+            f"{one.by} learnt {rows.found:,} of the test's {rows.sequences:,} sequences to their last items, "
+            f"or equal ones, of {where} ({read}): of these the figures flatter"
+        )
+    if held_out and rows.all_read:
+        return None
     return (
-        f"{one.by} learnt all events of dataset {name} (leave_out = {held_out}), in other files than the "
-        "test's: if the test's are among them, these figures flatter"
+        f"{one.by} learnt events of {where}, in other files than the test's: none of its {rows.sequences:,} "
+        f"sequences stands there whole ({read}); if parts of them do, or under another `id`, these figures "
+        "flatter"
     )
 
 

@@ -1,6 +1,7 @@
 """A test that was learnt is refused, by whichever name its files go and whichever way they were learnt."""
 
 import dataclasses
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -8,10 +9,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import fsspec
+import pyarrow.parquet
 import pytest
+import zstandard
 
 from ptw.errors import PtwError
+from ptw.evals.learnt import Repeated, repeated
 from ptw.evals.unseen import demand_unseen
+from ptw.files.find import find
 from ptw.files.same import shared
 from ptw.ports.load import Loaded
 from ptw.runs import record
@@ -126,17 +131,89 @@ def test_what_was_held_out_is_no_leak(root: Path) -> None:
     assert judged(root, "of-all") == []
 
 
-def test_all_of_other_files_is_told(root: Path) -> None:
-    shutil.copyfile(root / "data" / "views.jsonl", root / "data" / "more.jsonl")
-    with (root / "data" / "more.jsonl").open("a") as file:
-        file.write('{"items": ["item1", "item2"]}\n')
+def rows_of(root: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / "data" / "views.jsonl").read_text().splitlines()]
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    """As the file's name says it."""
+    lines = "".join(json.dumps(row, indent=None, separators=(",", ": ")) + "\n" for row in rows).encode()
+    if file.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    else:
+        packed = {".gz": gzip.compress, ".zst": zstandard.compress}.get(file.suffix, bytes)
+        file.write_bytes(packed(lines))
+
+
+OTHER = [{"id": -1, "items": ["item1", "item2"]}]
+
+
+@pytest.mark.parametrize("name", ["more.jsonl", "more.jsonl.gz", "more.jsonl.zst", "more.parquet"])
+def test_a_copy_in_a_larger_file_is_found_by_its_rows(root: Path, name: str) -> None:
+    views = rows_of(root)
+    write(root / "data" / name, [*OTHER, *views[::-1]])
+    declare(root, ALL.format(source=json.dumps(f"data/{name}"), leave_out=0))
+    with pytest.raises(PtwError, match=f"of-all-001 learnt all {len(views)} sequences of the test to their"):
+        judged(root, "of-all")
+    write(root / "data" / name, [*OTHER, *views[:7]])
+    (said,) = judged(root, "of-all")
+    assert f"learnt 7 of the test's {len(views)} sequences to their last items" in said
+    assert "dataset all (leave_out = 0) (8 rows)" in said
+
+
+def test_users_that_are_others_are_told_with_what_was_compared(root: Path) -> None:
+    write(root / "data" / "more.jsonl", [*OTHER, {"text": "no event"}])
     declare(root, ALL.format(source='"data/more.jsonl"', leave_out=0))
     (said,) = judged(root, "of-all")
-    assert "of-all-001 learnt all events of dataset all (leave_out = 0), in other files" in said
+    assert "other files than the test's: none of its 40 sequences stands there whole (2 rows)" in said
+
+
+def test_what_cannot_be_compared_is_told(root: Path) -> None:
     plan = resolve_of(root)
-    plan["datasets"]["views"] |= {"source": ["data/gone.jsonl"], "leave_out": 0}
-    (said,) = judged(root, "next", datasets=plan["datasets"])
-    assert "can't be compared with the test: data/gone.jsonl: no file" in said
+    for leave_out, events in ((0, "all events"), (2, "events")):
+        plan["datasets"]["views"] |= {"source": ["data/gone.jsonl"], "leave_out": leave_out}
+        (said,) = judged(root, "next", datasets=plan["datasets"])
+        assert f"learnt {events} of dataset views, which can't be compared" in said
+        assert "data/gone.jsonl: no file" in said
+
+
+@pytest.mark.parametrize(
+    ("learnt", "leave_out", "found"),
+    [
+        ({"id": 7, "items": ["a", "b", "c"]}, 0, 1),
+        ({"id": "7", "items": ["a", "b", "c"], "device": "tv"}, 0, 1),
+        ({"id": 7, "items": ["a", "b", "c"]}, 1, 0),  # the test's last item was held out
+        ({"id": 7, "items": ["a", "b", "c", "d"]}, 0, 1),  # as it went on
+        ({"id": 7, "items": ["a", "b", "c", "d", "e"]}, 2, 1),
+        ({"id": 7, "items": ["a", "b", "c", "d"]}, 2, 0),
+        ({"id": 7, "items": ["a", "b"]}, 0, 0),  # a split by time
+        ({"id": 8, "items": ["a", "b", "c"]}, 0, 0),  # somebody else with the same taste
+        ({"items": ["a", "b", "c"]}, 0, 1),
+        ({"items": ["a", "b", "c", "d"]}, 0, 0),
+        ({"id": 3, "items": ["x", "y"]}, 0, 1),  # of the sequence without an id
+        ({"id": 3, "items": ["x", "y", "z"]}, 0, 0),
+        ({"items": ["x", "y", "z"]}, 1, 1),
+        ({"id": 9, "items": ["z"]}, 0, 0),  # no test: nothing stands before it
+    ],
+)
+def test_which_rows_give_a_test_away(
+    tmp_path: Path, learnt: dict[str, Any], leave_out: int, found: int
+) -> None:
+    test = [{"id": "7", "items": ["a", "b", "c"]}, {"items": ["x", "y"]}, {"id": "9", "items": ["z"]}]
+    write(tmp_path / "test.jsonl", test)
+    write(tmp_path / "learnt.jsonl", [learnt, learnt])
+    files = find(tmp_path, ("learnt.jsonl",))
+    assert repeated(tmp_path, ("test.jsonl",), files, leave_out) == Repeated(found, 2, 2, True)
+    part = repeated(tmp_path, ("test.jsonl",), files, leave_out, most=1)
+    assert (part.rows, part.all_read) == (1, False)
+
+
+def test_a_later_export_of_the_same_users_knows_the_test(root: Path) -> None:
+    more = [row | {"items": [*row["items"], "item1", "item2"]} for row in rows_of(root)]
+    write(root / "data" / "later.jsonl", more)
+    declare(root, ALL.format(source='"data/later.jsonl"', leave_out=2))
+    with pytest.raises(PtwError, match="its rows go on beyond the test's, so test on these"):
+        judged(root, "of-all")
 
 
 def test_files_of_a_store_are_known_by_their_urls(tmp_path: Path) -> None:
