@@ -94,7 +94,7 @@ class Run:
         with closing(stream), Saver(self.plan.run_folder(), self.group, keep) as self._saver:
             self._resume()
             if self.total_steps is None:
-                self.total_steps = count.steps_of(self._open_stream, settings, self.group, self._stopping)
+                self.total_steps = count.steps_of(self, self._open_stream)
             while settings.steps is None or self.steps_done < settings.steps:
                 step = self._feed.next_step()
                 if step is None:

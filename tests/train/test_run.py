@@ -19,7 +19,7 @@ from ptw.errors import PtwError
 from ptw.evals.rows import forward_of
 from ptw.runs import lines, record
 from ptw.runs.open import open_named
-from ptw.train import held_out, launch
+from ptw.train import count, facts, held_out, launch
 from ptw.train.count import SLICE, Stopped, rows_of
 from ptw.train.group import Group
 from ptw.train.ledger import STARTS_IN_VAIN
@@ -353,6 +353,38 @@ def test_rows_are_counted_over_slices() -> None:
     assert rows_of(iter(rows[:-1]), alone, lambda: False) == 2 * SLICE - 1
     with pytest.raises(Stopped):
         rows_of(iter(rows), alone, lambda: True)
+
+
+def test_who_counts_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(count, "SAY_SECONDS", -1.0)
+    rows = [PackedRow(np.ones(1), np.ones(1), (1,), ())] * (2 * SLICE + 1)
+    said = list[int]()
+    assert rows_of(iter(rows), Group(0, 1, torch.device("cpu")), lambda: False, said.append) == 2 * SLICE + 1
+    assert said == [SLICE, 2 * SLICE]
+
+
+def test_rows_are_counted_once_for_all_runs_of_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_workspace(root / "own", recipe="pretrain")
+    toml = root / "workspace.toml"
+    toml.write_text(toml.read_text().replace("steps = 30\n", "epochs = 1\n"))
+    plain, counted = count._rows, list[int]()
+    monkeypatch.setattr(count, "_rows", lambda *given: counted.append(plain(*given)) or counted[-1])
+
+    def total(**settings: object) -> int:
+        plan = planned(root, **settings)
+        about = {key: facts.facts_of(plan)[key] for key in ("digests", "fingerprint")}
+        record.change(plan.run_folder(), **about)
+        return int(steps_of(trained(plan).folder)[-1]["total"])
+
+    first = total()
+    (kept,) = (root / ".ptw" / "rows").iterdir()
+    assert (total(learning_rate=1e-4), len(counted)) == (first, 1)
+    kept.write_text("{")
+    assert (total(), len(counted)) == (first, 2)
+    assert (total(rows=1) > first, len(counted)) == (True, 3)
+    views = root / "data" / "views.jsonl"
+    views.write_text(views.read_text() * 2)
+    assert (total() > first, len(counted)) == (True, 4)
 
 
 def test_the_schedule_ends_with_the_run_also_where_an_epoch_is_no_whole_step(root: Path) -> None:
