@@ -29,7 +29,8 @@ def render_pair(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample
     sides = [_answered(tokenizer, chat, tools, asked) for chat in chats]
     ids = np.concatenate([side.ids for side in sides])
     learn = np.concatenate([np.concatenate([[False], side.learn[1:]]) for side in sides])
-    return Sample(row.place, ids, learn, tuple(len(side.ids) for side in sides), sides[0].context)
+    lengths, unsaid = tuple(len(side.ids) for side in sides), sum(side.unsaid for side in sides)
+    return Sample(row.place, ids, learn, lengths, sides[0].context, unsaid)
 
 
 def _chats(values: dict[str, Any]) -> tuple[list[list[Message]], int]:

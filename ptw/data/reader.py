@@ -185,10 +185,10 @@ class Reader:
     def _count(self, row: Row, samples: Sequence[Sample], reason: str | None) -> None:
         state = self.state
         if samples:
-            context = samples[0].context if state.epoch == 0 else 0
-            self.state = replace(
-                state, used=state.used + 1, usable=state.usable + 1, context=state.context + context
-            )
+            self.state = replace(state, used=state.used + 1, usable=state.usable + 1)
+            if state.epoch == 0:
+                context, unsaid = state.context + samples[0].context, state.unsaid + samples[0].unsaid
+                self.state = replace(self.state, context=context, unsaid=unsaid)
         elif state.epoch == 0:
             refused = (*state.refused, Refused(row.place, str(reason)))[:REFUSED_KEPT]
             self.state = replace(state, refused=refused, refused_count=state.refused_count + 1)

@@ -48,7 +48,7 @@ def _chat(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:
         )
     chat = render_chat(tokenizer, messages, tools)
     require_all(messages, tools, chat.text)
-    return Sample(row.place, chat.ids, chat.learn, context=chat.context)
+    return Sample(row.place, chat.ids, chat.learn, context=chat.context, unsaid=chat.unsaid)
 
 
 def _text(row: Row, dataset: DatasetEntry, tokenizer: Tokenizer) -> Sample:

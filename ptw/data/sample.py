@@ -13,9 +13,10 @@ class Sample:
     """What belongs together: it lies in one packed row, or is left out as a whole.
 
     `learn[i]`: `ids[i]` is a target; the first id of a document never is. `lengths` are those of its
-    documents, where it has several. `context` counts assistant turns that are context only. `label` is what
-    a person or a teacher made of it. `keeps_ends`: a document that is cut keeps its last id. `events`: how
-    many ids each event of a sequence has, none of which is ever cut; what begins the sequence is in none.
+    documents, where it has several. `context` counts assistant turns that are context only, `unsaid` those
+    whose thinking the template leaves out. `label` is what a person or a teacher made of it. `keeps_ends`: a
+    document that is cut keeps its last id. `events`: how many ids each event of a sequence has, none of which
+    is ever cut; what begins the sequence is in none.
     """
 
     id: str
@@ -23,6 +24,7 @@ class Sample:
     learn: np.ndarray
     lengths: tuple[int, ...] = ()
     context: int = 0
+    unsaid: int = 0
     label: Label | None = None
     keeps_ends: bool = False
     events: tuple[int, ...] = ()

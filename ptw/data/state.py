@@ -28,7 +28,8 @@ BEGINNING = Start(0)
 class PartState:
     """What was read of one part. `blocks`: those that hold samples not yet handed out, and their first rows.
 
-    What is refused, and turns of a chat that are context only, are those of the part's first epoch.
+    What is refused, and turns of a chat that are context only or lose their thinking, are those of the part's
+    first epoch.
     """
 
     reading: Start = BEGINNING
@@ -40,6 +41,7 @@ class PartState:
     samples_out: int = 0  # handed out; of one in pieces, the first counts
     tokens_out: int = 0
     context: int = 0
+    unsaid: int = 0
     refused_count: int = 0
     refused: tuple[Refused, ...] = ()  # the first thousand
 

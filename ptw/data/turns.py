@@ -6,24 +6,28 @@ that the template reshapes once others follow (its thinking is stripped) is cont
 """
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ptw.errors import PtwError
-from ptw.tokens.chat import Chat, Message
+from ptw.tokens.chat import THOUGHTS, Chat, Message
 from ptw.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """The template's own ids of a chat; `learn` marks what the assistant wrote; `context` turns are not."""
+    """The template's own ids of a chat; `learn` marks what the assistant wrote.
+
+    `context` of its turns are not learnt; of `unsaid` the template never writes what was thought.
+    """
 
     text: str
     ids: np.ndarray
     learn: np.ndarray
     context: int = 0
+    unsaid: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,14 @@ def render_chat(
 
     PtwError: what the template refuses, a mask that can't be proven, or nothing to learn.
     """
-    if tokenizer.template.is_marked(tools):
-        return _marked_chat(tokenizer, messages, tools, since)
+    rendered = _marked_chat if tokenizer.template.is_marked(tools) else _proven_chat
+    unsaid = _unsaid(tokenizer, messages[since:])
+    return replace(rendered(tokenizer, messages, tools, since), unsaid=unsaid)
+
+
+def _proven_chat(
+    tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None, since: int
+) -> RenderedChat:
     text = tokenizer.template.text(messages, tools)
     whole = _encoded(tokenizer, text)
     learn, context = np.zeros(len(whole.ids), dtype=bool), 0
@@ -62,6 +72,12 @@ def render_chat(
             "answer as it stands here; give the tokenizer a `chat_template` with {% generation %} markers"
         )
     return RenderedChat(text, np.array(whole.ids, dtype=np.int32), learn, context)
+
+
+def _unsaid(tokenizer: Tokenizer, messages: list[Message]) -> int:
+    """The assistant's turns of which no thinking is ever written."""
+    thought = [{key for key in THOUGHTS if turn.get(key)} for turn in messages if turn["role"] == "assistant"]
+    return sum(keys.isdisjoint(tokenizer.template.written_thoughts) for keys in thought if keys)
 
 
 def _learnt_span(

@@ -68,6 +68,9 @@ def _learnt(survey: Survey) -> Iterator[Fact]:
     if context:
         chats = sum(tally.chats_with_context for tally in survey.tallies)
         yield "context", f"{context:,} assistant turns in {chats:,} chats are context only"
+    unsaid = sum(tally.unsaid for tally in survey.tallies)
+    if unsaid:
+        yield "thinking", f"of {unsaid:,} assistant turns left out: the chat template never writes it"
 
 
 def _packing(survey: Survey) -> Iterator[Fact]:

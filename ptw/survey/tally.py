@@ -122,6 +122,7 @@ class Tally:
     learnt: int = 0
     context: int = 0  # turns of an assistant that are context only
     chats_with_context: int = 0
+    unsaid: int = 0  # turns whose thinking the template leaves out
     labels: Labels = field(default_factory=Labels)
     refused: Reasons = field(default_factory=Reasons)
     faults: Reasons = field(default_factory=Reasons)
@@ -161,6 +162,7 @@ class Tally:
         if samples[0].label is not None:
             self.labels.add(samples[0].label)
         self.context += samples[0].context
+        self.unsaid += samples[0].unsaid
         self.chats_with_context += samples[0].context > 0
 
 

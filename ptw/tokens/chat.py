@@ -20,6 +20,8 @@ _PROBE: list[Message] = [
     {"role": "user", "content": "second question"},
     {"role": "assistant", "content": "second answer"},
 ]
+THOUGHTS = frozenset({"reasoning_content", "reasoning", "thinking"})  # keys of what comes before an answer
+_THOUGHT = "a first thought"
 _QUESTION: list[Message] = [{"role": "user", "content": "question"}]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # transformers compiles a template once for all, and notes inside of it where answers begin and end: of two
@@ -89,6 +91,16 @@ class Chat:
             names |= jinja2.meta.find_undeclared_variables(environment.parse(plain))
         switches = sorted(name for name in names - _CONSTANTS if "think" in name)
         return ({}, *({name: value} for name in switches for value in (False, True)))
+
+    @cached_property
+    def written_thoughts(self) -> frozenset[str]:
+        """Those of THOUGHTS that are written of a last turn at least; all, if that can't be said."""
+        *asked, answer = _PROBE
+        try:
+            texts = {key: self.text([*asked, answer | {key: _THOUGHT}]) for key in THOUGHTS}
+        except PtwError:
+            return THOUGHTS
+        return frozenset(key for key, text in texts.items() if _THOUGHT in text)
 
     @cached_property
     def headers(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from ptw.evals.rows import dealt, forward_of, groups, learnt
 from ptw.nn.layout import Layout
 from ptw.train.group import Group
 
+UNSAID = "the chat template never writes it; name one that does, or leave the key out of the rows"
 RESHAPED = "the chat template reshapes them once others follow; a row that ends with one teaches it"
 
 
@@ -119,6 +120,9 @@ class Feed:
             if part.context:
                 turns = "1 assistant turn" if part.context == 1 else f"{part.context:,} assistant turns"
                 yield f"{turns} of {name} context only: {RESHAPED}", 0
+            if part.unsaid:
+                turns = "1 assistant turn" if part.unsaid == 1 else f"{part.unsaid:,} assistant turns"
+                yield f"{turns} of {name} learnt without what was thought: {UNSAID}", 0
 
     def state_dict(self) -> dict[str, Any]:
         stream = self._peeked[2] if self._peeked is not None else self.stream.state_dict()

@@ -227,3 +227,16 @@ def test_what_a_tool_says_may_be_a_list_of_anything() -> None:
     sample = chat(plain, [HELLO, {"role": "tool", "content": [{"output": 3}]}, YES])
     assert '<|result|>[{"output": 3}]' in plain.decode(sample.ids)
     assert learnt(plain, sample) == ["Yes.<|im_end|>"]
+
+
+def test_thinking_that_a_template_never_writes_is_counted() -> None:
+    thought = YES | {"reasoning_content": "because"}
+    chatted = [HELLO, thought, HELLO, YES | {"thinking": "so"}, HELLO, YES | {"reasoning_content": ""}]
+    assert chat(family("two ends"), chatted).unsaid == 2
+    assert chat(family("closed tags"), [HELLO, thought]).unsaid == 0
+    assert chat(family("two ends", "{% generation %}", "{% endgeneration %}"), chatted).unsaid == 2
+    row = Row(
+        "pairs.jsonl:1", {"prompt": "Hello?", "chosen": [thought], "rejected": [YES | {"content": "No."}]}
+    )
+    pairs = DatasetEntry("pairs", ("pairs.jsonl",), "preference")
+    assert render(row, pairs, family("two ends")).unsaid == 1

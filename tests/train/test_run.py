@@ -225,6 +225,16 @@ def test_turns_that_are_context_only_are_told_with_their_number(root: Path) -> N
     assert told(1, 1) == []
 
 
+def test_thinking_that_is_not_written_is_told_with_its_number(root: Path) -> None:
+    thought = {"role": "assistant", "content": "1", "reasoning_content": "hm"}
+    declare(root, "", chats=[{"messages": [{"role": "user", "content": "And?"}, thought]}] * 3)
+    events = lines.read(trained(planned(root, "chat")).folder / record.EVENTS)[0]
+    texts = [event["text"] for event in events if "thought" in event["text"]]
+    assert [text.split(":")[0] for text in texts] == [
+        "3 assistant turns of chats learnt without what was thought"
+    ]
+
+
 def test_bf16_keeps_fp32_weights(root: Path) -> None:
     root = make_workspace(root / "own", recipe="pretrain")
     found = trained(planned(root, steps=3, precision="bf16"))
