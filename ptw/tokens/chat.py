@@ -12,7 +12,7 @@ import jinja2.meta
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from ptw.errors import PtwError
-from ptw.tokens.parts import Message, as_strings, texts_of, writes_parts
+from ptw.tokens.parts import Message, as_string, texts_of, writes_parts
 
 _PROBE: list[Message] = [
     {"role": "user", "content": "first question"},
@@ -23,6 +23,7 @@ _PROBE: list[Message] = [
 THOUGHTS = frozenset({"reasoning_content", "reasoning", "thinking"})  # keys of what comes before an answer
 _THOUGHT = "a first thought"
 _QUESTION: list[Message] = [{"role": "user", "content": "question"}]
+_IN_TURN = ("user", "assistant", "tool")  # all other roles open a chat
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # transformers compiles a template once for all, and notes inside of it where answers begin and end: of two
 # threads at once each would write into the other's mask
@@ -39,6 +40,7 @@ class Chat:
         # the longest first, so that none hides in another
         specials = sorted(filter(None, special_tokens), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, specials)) or "(?!)")
+        self._parts: dict[str, bool] = {}  # by role
 
     def text(
         self, messages: list[Message], tools: list[Any] | None = None, prompt: bool = False, **options: bool
@@ -145,14 +147,21 @@ class Chat:
         with _RENDERING:
             return str(self._hf.apply_chat_template(messages, tokenize=False, **how))
 
-    @cached_property
-    def _writes_parts(self) -> bool:
-        return writes_parts(_PROBE, self._rendered)
+    def _writes_parts(self, role: str) -> bool:
+        """Some write those of a turn, and take a system's message for a string (Llama 3.2 Vision)."""
+        if role not in self._parts:
+            opening = [] if role in _IN_TURN else [{"role": role, "content": "instruction"}]
+            self._parts[role] = writes_parts([*opening, *_PROBE], self._rendered)
+        return self._parts[role]
 
     def _shaped(self, messages: list[Message]) -> list[Message]:
         """The messages as the template writes them: one part of text is the same as its string."""
-        has_parts = any(texts_of(message.get("content")) is not None for message in messages)
-        return as_strings(messages) if has_parts and not self._writes_parts else messages
+        return [
+            as_string(message, at, texts)
+            if (texts := texts_of(message.get("content"))) and not self._writes_parts(message["role"])
+            else message
+            for at, message in enumerate(messages, start=1)
+        ]
 
     def _header(self, options: dict[str, bool]) -> str:
         try:

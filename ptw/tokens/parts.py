@@ -33,18 +33,12 @@ def writes_parts(probe: list[Message], render: Callable[[list[Message]], str]) -
     )
 
 
-def as_strings(messages: list[Message]) -> list[Message]:
-    """The same messages for a template that writes no parts. PtwError: several parts have no one string."""
-    return [_as_string(message, at) for at, message in enumerate(messages, start=1)]
-
-
-def _as_string(message: Message, at: int) -> Message:
-    texts = texts_of(message.get("content"))
-    if texts is None:
-        return message
+def as_string(message: Message, at: int, texts: list[str]) -> Message:
+    """For a template that writes no parts of its role. PtwError: several parts have no one string."""
     if len(texts) > 1:
         raise PtwError(
-            f"message {at}: `content` is a list of {len(texts)} parts, and the chat template writes none; "
-            "join their texts to one string, or use a `chat_template` that writes parts"
+            f"message {at}: `content` is a list of {len(texts)} parts, and the chat template writes none of "
+            f"the {message['role']}'s; join their texts to one string, or use a `chat_template` that writes "
+            "parts"
         )
     return message | {"content": texts[0]}

@@ -199,6 +199,21 @@ def test_one_part_of_text_is_its_string(writes: str, marked: bool) -> None:
             chat(plain, several)
 
 
+def test_a_template_may_write_parts_of_turns_and_a_systems_message_as_a_string() -> None:
+    """Llama 3.2 Vision."""
+    plain = tokenizer(
+        "{% for m in messages %}{{ '<|start|>' + m.role + '<|message|>' }}{% if m.role == 'system' %}"
+        "{{ m.content | trim }}{% else %}" + WRITES["parts"] + "{% endif %}{{ '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start|>assistant<|message|>' }}{% endif %}"
+    )
+    system, asked = {"role": "system", "content": [ONE]}, {"role": "user", "content": [ONE, ONE]}
+    text = plain.decode(chat(plain, [system, asked, YES]).ids)
+    assert text.startswith("<|start|>system<|message|>Hello there.<|im_end|>")
+    assert " Hello there.  Hello there. <|im_end|>" in text
+    with pytest.raises(PtwError, match=r"message 1: .* 2 parts.*none of the system's"):
+        chat(plain, [system | {"content": [ONE, ONE]}, asked, YES])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
