@@ -21,6 +21,8 @@ from ptw.ports.counted import attention_told
 from ptw.ports.grow import Growth
 from ptw.ports.scores import SCORES, Scores, new_scores, stored_scores
 
+# how transformers says that it can't make a model of a config
+REFUSALS = (OSError, ValueError, RuntimeError, KeyError, ImportError)
 NOTES = (
     "no port: Hugging Face's own class runs, each document alone and padded",
     "off without a port: packed attention, the KV cache of `ptw generate`, `ptw verify`",
@@ -71,7 +73,7 @@ def load_reference(
         reference, report = _class(hf_config).from_pretrained(
             folder, dtype=dtype or "auto", local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+    except (*REFUSALS, SafetensorError) as error:
         where = checkpoint.place()
         raise PtwError(f"{where}: transformers can't load it, and there is no port: {error}") from error
     if faults := sorted(report["missing_keys"]) + sorted(report["unexpected_keys"]):

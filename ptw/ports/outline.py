@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ptw.errors import PtwError
 from ptw.ports.classifier import class_of
 from ptw.ports.load import Loaded, empty, port_for, replace_each
 from ptw.ports.mapping import held_wide
@@ -82,13 +83,19 @@ def _replace(module: nn.Module, by_id: Mapping[int, torch.Tensor]) -> None:
 def _reference(hf_config: Mapping[str, Any], dtype: torch.dtype) -> nn.Module:
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from ptw.ports.fallback import ReferenceModel
+    from ptw.ports.fallback import REFUSALS, ReferenceModel
 
+    family = str(hf_config["model_type"])
     values = {key: value for key, value in hf_config.items() if key != "model_type"}
-    config = AutoConfig.for_model(str(hf_config["model_type"]), **values)
-    with torch.device("meta"):
-        if stored_scores(hf_config):
-            reference = class_of(str(hf_config["model_type"]))(config)
-        else:
-            reference = AutoModelForCausalLM.from_config(config)
+    try:
+        config = AutoConfig.for_model(family, **values)
+        with torch.device("meta"):
+            if stored_scores(hf_config):
+                reference = class_of(family)(config)
+            else:
+                reference = AutoModelForCausalLM.from_config(config)
+    except REFUSALS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason.split(". Should")[0]  # what follows names all models that there are
+        raise PtwError(f"{family} has no port, and transformers can't make it: {reason}") from error
     return ReferenceModel(reference.to(dtype))

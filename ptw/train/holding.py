@@ -11,6 +11,7 @@ from ptw.ports.expert_parallel import owners_of
 from ptw.ports.load import Loaded
 from ptw.ports.outline import by_block, cut
 from ptw.ports.tensor_parallel import regions_of
+from ptw.train.parallel import demand_port
 from ptw.workspace.manifest import ClusterEntry
 
 AT_ONCE = 2  # blocks whose weights are whole: while one computes, the next one comes
@@ -28,6 +29,7 @@ class Holding:
     def of(cls, cluster: ClusterEntry, loaded: Loaded, who: str) -> Holding:
         """The model is left with what one worker computes; PtwError where it can't be dealt so."""
         module: Any = loaded.module
+        demand_port(cluster, loaded.port, who)
         if cluster.tensor > 1:
             cut(module, regions_of(module, module.config, cluster.tensor, who), cluster.tensor)
         if cluster.experts == 1:

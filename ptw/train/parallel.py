@@ -34,9 +34,7 @@ def spreading(cluster: ClusterEntry, group: Group, precision: str, who: str) -> 
     mesh = parallel.mesh_of(group.world, group.device.type, cluster.replicas, group.tensor)
 
     def spread(module: nn.Module, port: Port | None, config: Any) -> None:
-        for key, parts in (("tensor", group.tensor), ("experts", cluster.experts)):
-            if parts > 1 and port is None:
-                raise PtwError(f"{who}: {key} = {parts} needs a port, and it has none; set {key} = 1")
+        demand_port(cluster, port, who)
         name = who if port is None else f"{who} (port {port.model_type})"
         if group.tensor > 1:
             distribute(module, regions_of(module, config, group.tensor, name), mesh[parallel.TENSOR])
@@ -46,6 +44,13 @@ def spreading(cluster: ClusterEntry, group: Group, precision: str, who: str) -> 
         parallel.shard(module, mesh, computed_in)
 
     return spread
+
+
+def demand_port(cluster: ClusterEntry, port: Port | None, who: str) -> None:
+    """PtwError where several workers would compute a model of Hugging Face's class between them."""
+    for key, parts in (("tensor", cluster.tensor), ("experts", cluster.experts)):
+        if parts > 1 and port is None:
+            raise PtwError(f"{who}: {key} = {parts} needs a port, and it has none; set {key} = 1")
 
 
 def _expert_mesh(cluster: ClusterEntry, group: Group) -> "DeviceMesh":

@@ -281,6 +281,11 @@ def test_what_cannot_be_known_is_a_dash_with_the_reason(root: Path) -> None:
     assert found.weights == sum(one.nbytes for one in reference.parameters())
     assert found.together is None
     assert "no port" in told(plan)
+    assert "tensor = 2 needs a port" in told(
+        dataclasses.replace(plan, cluster=ClusterEntry("two", workers=2, tensor=2))
+    )
+    unknown = dataclasses.replace(plan.model, hf=None, config={"model_type": "unheard-of"})
+    assert "transformers can't make it" in told(dataclasses.replace(plan, model=unknown))
     away = dataclasses.replace(plan, model=dataclasses.replace(plan.model, hf="no/model", revision="0" * 40))
     assert "is not on this machine yet" in told(away)
     (root / "recipes" / "own.py").write_text(
