@@ -38,6 +38,8 @@ def _content(message: Message, at: int) -> str | list[Any]:
         return content
     if not isinstance(content, list):
         raise PtwError(f"message {at}: `content` must be a string, this is {short(content)}")
+    if not content and message.get("tool_calls"):
+        return ""  # nothing is said beside a call
     # a column of images leaves a null in parts of text, which a template may take for one
     parts = [
         {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else part

@@ -233,6 +233,14 @@ def test_an_answer_of_empty_parts_says_nothing() -> None:
         chat(family("two ends"), [HELLO, {"role": "assistant", "content": [{"type": "text", "text": ""}]}])
 
 
+def test_a_call_may_stand_beside_no_parts() -> None:
+    plain = family("two ends")
+    asked, call = HELLO, {"role": "assistant", "tool_calls": [CALL]}
+    none, empty = (chat(plain, [asked, call | {"content": said}], list(TOOLS)) for said in (None, []))
+    assert empty.ids.tolist() == none.ids.tolist()
+    assert empty.learn.tolist() == none.learn.tolist()
+
+
 def test_what_a_tool_says_may_be_a_list_of_anything() -> None:
     plain = tokenizer(
         "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|start|>' + m.content + '<|im_end|>' }}"
