@@ -51,6 +51,7 @@ test-rl: $(INSTALLED_RL)
 	HF_HUB_OFFLINE=1 $(VENV_RL)/bin/pytest tests/rl -m rl --timeout 900
 
 test-gpu: $(INSTALLED)
+	$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("test-gpu: torch sees no CUDA device")'
 	$(BIN)/pytest -m gpu
 
 bench-gpu: $(INSTALLED)

@@ -251,7 +251,8 @@ def figures(rows: Mapping[str, Row]) -> Iterator[Figure]:
     for part, row in rows.items():
         for name, value in row.items():
             if name not in ("part", "device"):
-                yield Figure(f"{part}: {name}", value, want=wanted.get(f"{part}: {name}"), better="more")
+                want = wanted.get(f"{part}: {name}")
+                yield Figure(f"{part}: {name}", value, want=want, better="less" if want is None else "more")
     if "head" in rows:
         for unit in ("seconds", "GB"):
             ratio = float(rows["head"][f"all logits: {unit}"]) / float(rows["head"][f"ptw: {unit}"])
