@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
@@ -248,7 +247,7 @@ def _is_mkl_slow() -> bool:
 
 def _has_values(tensor: Tensor) -> bool:
     """Not on the meta device, nor where a model is computed for its shapes alone."""
-    return not (tensor.is_meta or isinstance(tensor, FakeTensor))
+    return not (tensor.is_meta or isinstance(tensor, torch._subclasses.FakeTensor))
 
 
 def _rows_on_average(rows: int, experts: int) -> int:
