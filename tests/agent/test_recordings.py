@@ -14,7 +14,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.jsonl"))
-QUICK = ("out-of-budget",)  # needs no gate
 
 
 def read(recording: Path) -> tuple[dict, list[dict]]:
@@ -38,13 +37,8 @@ def ptw(installation: Path, workspace: Path, *arguments: str) -> subprocess.Comp
     return subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True)
 
 
-def case(recording: Path) -> object:
-    return pytest.param(
-        recording, id=recording.stem, marks=() if recording.stem in QUICK else pytest.mark.slow
-    )
-
-
-@pytest.mark.parametrize("recording", [case(recording) for recording in RECORDINGS])
+@pytest.mark.slow
+@pytest.mark.parametrize("recording", RECORDINGS, ids=[one.stem for one in RECORDINGS])
 def test_a_recording_comes_to_what_it_came_to(recording: Path, workspace: Path, tmp_path: Path) -> None:
     head, replies = read(recording)
     installation = installed(head, tmp_path / "room")
