@@ -264,6 +264,8 @@ def figures(rows: Mapping[str, Row]) -> Iterator[Figure]:
 
 
 def main(asked: list[str], tiny: bool) -> None:
+    for name in set(asked) - PARTS.keys():
+        sys.exit(f"gpu: there is no part {name!r}; there are {', '.join(PARTS)}")
     if tiny:
         for name in asked or PARTS:
             print(json.dumps({"part": name, **PARTS[name](TINY)}), flush=True)
