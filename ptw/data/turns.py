@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ptw.errors import PtwError
-from ptw.tokens.chat import THOUGHTS, Chat, Message
+from ptw.tokens.chat import THOUGHTS, Chat, Message, Refused
 from ptw.tokens.tokenizer import Tokenizer
 
 
@@ -57,10 +57,13 @@ def _proven_chat(
 ) -> RenderedChat:
     text = tokenizer.template.text(messages, tools)
     whole = _encoded(tokenizer, text)
-    learn, context = np.zeros(len(whole.ids), dtype=bool), 0
+    learn, context, refused = np.zeros(len(whole.ids), dtype=bool), 0, ""
     for at, message in enumerate(messages):
         if message["role"] == "assistant" and at >= since:
-            span = _learnt_span(tokenizer, messages, tools, at, text)
+            try:
+                span = _learnt_span(tokenizer, messages, tools, at, text)
+            except Refused as error:  # the whole is written, but not up to here (no user yet)
+                span, refused = None, f" (up to message {at + 1}: {error})"
             if span is None:
                 context += 1
             else:
@@ -70,6 +73,7 @@ def _proven_chat(
         raise PtwError(
             "nothing to learn: the chat template doesn't go on from its own generation prompt with any "
             "answer as it stands here; give the tokenizer a `chat_template` with {% generation %} markers"
+            f"{refused}"
         )
     return RenderedChat(text, np.array(whole.ids, dtype=np.int32), learn, context)
 
@@ -83,13 +87,13 @@ def _unsaid(tokenizer: Tokenizer, messages: list[Message]) -> int:
 def _learnt_span(
     tokenizer: Tokenizer, messages: list[Message], tools: list[Any] | None, at: int, text: str
 ) -> tuple[int, int] | None:
-    """From which to which character the answer of message `at` stands in `text`; None: context only."""
+    """From which to which character the answer of message `at` stands in `text`; None: context only.
+
+    Refused: the template writes no chat that ends there, so that no answer is generated there.
+    """
     template = tokenizer.template
-    try:
-        as_last = text if at == len(messages) - 1 else template.text(messages[: at + 1], tools)
-        prompts = _prompts(template, messages[:at], tools, as_last)
-    except PtwError:
-        return None  # the chat is written, but not up to here (no user yet): no answer is generated here
+    as_last = text if at == len(messages) - 1 else template.text(messages[: at + 1], tools)
+    prompts = _prompts(template, messages[:at], tools, as_last)
     headed = max((len(prompt) for prompt in prompts if as_last.startswith(prompt)), default=None)
     begin = max((len(prompt) for prompt in prompts if text.startswith(prompt)), default=None)
     if headed is None or begin is None:

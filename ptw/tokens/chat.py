@@ -31,6 +31,10 @@ _RENDERING = threading.Lock()
 _CONSTANTS = {"messages", "tools", "documents", "add_generation_prompt"}
 
 
+class Refused(PtwError):
+    """The template raises on a chat."""
+
+
 class Chat:
     """The chat template of one tokenizer; everything it writes is rendered by transformers."""
 
@@ -45,15 +49,13 @@ class Chat:
     def text(
         self, messages: list[Message], tools: list[Any] | None = None, prompt: bool = False, **options: bool
     ) -> str:
-        """The template's text; `prompt` adds what generation starts from. PtwError: the template refuses."""
+        """The template's text; `prompt` adds what generation starts from. Refused: by the template."""
         self._require()
         messages = self._shaped(messages)
         try:
             return self._rendered(messages, tools=tools, add_generation_prompt=prompt, **options)
         except Exception as error:  # a template is foreign code
-            raise PtwError(
-                f"the chat template of tokenizer {self._name} refuses this chat: {error}"
-            ) from error
+            raise self._refusal(error) from error
 
     def is_marked(self, tools: list[Any] | None) -> bool:
         """Whether the template says by {% generation %} what the assistant writes."""
@@ -75,9 +77,7 @@ class Chat:
                     **self._hf.special_tokens_map,
                 )
         except Exception as error:  # a template is foreign code
-            raise PtwError(
-                f"the chat template of tokenizer {self._name} refuses this chat: {error}"
-            ) from error
+            raise self._refusal(error) from error
         return texts[0], spans[0]
 
     @cached_property
@@ -142,6 +142,9 @@ class Chat:
     def is_special(self, text: str, at: int) -> bool:
         """Whether a special token stands there."""
         return self._special.match(text, at) is not None
+
+    def _refusal(self, error: Exception) -> Refused:
+        return Refused(f"the chat template of tokenizer {self._name} refuses this chat: {error}")
 
     def _rendered(self, messages: list[Message], **how: Any) -> str:
         with _RENDERING:

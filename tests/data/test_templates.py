@@ -162,6 +162,8 @@ def test_a_turn_that_no_chat_may_end_with_is_context() -> None:
         assert (learnt(plain, sample), sample.context) == (["Yes.<|end|><|im_end|>"], 1)
     with pytest.raises(PtwError, match=r"chats\.jsonl:7: .*refuses this chat: No user query"):
         chat(plain, [YES])
+    with pytest.raises(PtwError, match=r"nothing to learn: .*up to message 1: .*chat: No user query"):
+        chat(plain, [YES, HELLO])
 
 
 ONE = {"type": "text", "text": " Hello there. "}

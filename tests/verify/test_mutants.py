@@ -170,6 +170,7 @@ def test_a_mutant_is_killed_and_the_port_is_not(runner: Runner) -> None:
     assert [(kill.verifier, kill.metric) for kill in failed] == [("logits", "error")]
 
 
+@pytest.mark.slow
 def test_one_that_works_for_ever_is_ended_and_one_that_waits_for_others_is_not(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
