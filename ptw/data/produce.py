@@ -12,7 +12,7 @@ from ptw.data.state import PartState, State
 
 FIRST_WINDOWS = 16  # packed before the first row, and open beside them; two more with each row, up to:
 LOOK_AHEAD_SAMPLES = 2048
-LOOK_AHEAD_WINDOWS = 128
+LOOK_AHEAD_WINDOWS = 256
 READY_ROWS = 256  # packed ahead, handed out at random: packing itself goes from long samples to short
 READY_TOKENS = 2**19  # of them, to bound memory where windows are long
 
