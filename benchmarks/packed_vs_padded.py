@@ -23,8 +23,10 @@ LEAN = "padded, no attention to padding"
 
 
 def main() -> None:
+    from ptw.train.worker import tiny_as_zero
+
     two_threads()
-    with mixed() as root:
+    with mixed() as root, tiny_as_zero():
         documents = documents_of(root)
         packed = pack(documents)
         padded = [documents[start : start + BATCH] for start in range(0, len(documents), BATCH)]

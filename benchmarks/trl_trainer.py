@@ -16,6 +16,7 @@ def main(wish: dict[str, Any]) -> dict[str, float]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(wish["threads"])
+    torch.set_flush_denormal(wish["tiny_as_zero"])
     torch.manual_seed(0)
     rows = [json.loads(line) for line in Path(wish["rows"]).read_text().splitlines()]
     model = AutoModelForCausalLM.from_pretrained(
