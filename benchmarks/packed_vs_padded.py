@@ -56,9 +56,9 @@ def main() -> None:
 
 def about() -> str:
     return (
-        f"forward, backward and AdamW of stories260K, fp32, on {DOCUMENTS} samples of {SHARES}; packed: rows "
-        f"of {WINDOW}; padded: to the longest in a shuffled batch of {BATCH}; tokens/s counts real tokens "
-        f"only; medians of {ROUNDS} alternating rounds"
+        "forward, backward and AdamW of stories260K, fp32, numbers below 1e-38 as 0 (as in `ptw train`), on "
+        f"{DOCUMENTS} samples of {SHARES}; packed: rows of {WINDOW}; padded: to the longest in a shuffled "
+        f"batch of {BATCH}; tokens/s counts real tokens only; medians of {ROUNDS} alternating rounds"
     )
 
 

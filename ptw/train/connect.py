@@ -16,6 +16,12 @@ from ptw.train.plan import Plan
 
 REACH_SECONDS = 5.0
 HEALTH_SECONDS = "0.5"  # between Ray's looks at its workers: also how fast a lost one is noticed
+# of our own Ray: each process that it starts beside a run wakes a hundred times a second
+LEAN = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains this node
+}
 QUIET = ("ray", "ray.train", "ray.data", "ray.tune", "ray._private")
 
 
@@ -25,7 +31,7 @@ def ray_for(plan: Plan) -> Iterator[bool]:
     address = plan.cluster.address
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", HEALTH_SECONDS)
     if address is None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.update({key: value for key, value in LEAN.items() if key not in os.environ})
         if "RAY_AUTH_MODE" not in os.environ:  # nobody else is to talk to our Ray
             os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     import ray
