@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from ptw.runs import record
 from ptw.train import launch, worker
@@ -46,3 +48,22 @@ def test_what_is_no_plan_is_refused_in_a_line(
         path.write_text(text)
     assert worker.main(path) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_tiny_numbers_are_zero_while_it_trains(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubled() -> float:
+        return float(torch.tensor(1e-39) * 2)
+
+    with worker.tiny_as_zero():
+        if doubled() != 0:
+            pytest.skip("torch knows no way on this processor")
+    seen, train = list[float](), worker._train
+
+    def look(*arguments: Any) -> None:
+        seen.append(doubled())
+        train(*arguments)
+
+    monkeypatch.setattr(worker, "_train", look)
+    worker.main(begun(root, 2))
+    assert seen == [0.0]
+    assert doubled() > 0
