@@ -203,7 +203,10 @@ def _read(case: CaseFiles, refused: dict[str, tuple[CaseFiles, str]]) -> tuple[T
     for folder in case.ours:
         written = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         if "error" in written:
-            raise PtwError(f"the port failed:\n{_text(folder / 'error')}")
+            error = _text(folder / "error")
+            if refusals.is_turned_down(case, error):
+                return None
+            raise PtwError(f"the port failed:\n{error}")
         if "refused" in written:
             refused[case.name] = (case, refusals.rightful(case, _text(folder / "refused")))
             return None

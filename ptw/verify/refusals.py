@@ -52,6 +52,11 @@ def is_wanted(case: CaseFiles) -> bool:
     return case.drawn.exists() and bool(json.loads(case.drawn.read_text()).get("unverifiable"))
 
 
+def is_turned_down(case: CaseFiles, error: str) -> bool:
+    """Whether a port that must refuse it failed in ptw's words, as where the weights do not fit."""
+    return is_wanted(case) and f"{PtwError.__module__}.{PtwError.__qualname__}: " in error
+
+
 def demand(case: CaseFiles) -> None:
     """PtwError where a port took what it must refuse."""
     if is_wanted(case):

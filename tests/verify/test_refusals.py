@@ -50,6 +50,24 @@ def test_what_nobody_can_verify_must_be_refused(tmp_path: Path) -> None:
     refusals.demand(case(tmp_path, "b", {"reorder": True}))
 
 
+def test_what_must_be_refused_may_also_fail_for_its_shapes(tmp_path: Path) -> None:
+    wanted = case(tmp_path, "a", {"num_attention_heads": 12}, unverifiable=True)
+    assert refusals.is_turned_down(wanted, "in load\nptw.errors.PtwError: q_proj gives (64, 64)")
+    assert not refusals.is_turned_down(wanted, "KeyError: 12")
+    assert not refusals.is_turned_down(case(tmp_path, "b", {"head_dim": 8}), "ptw.errors.PtwError: q_proj")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 13])
+def test_a_size_that_fits_only_with_another_is_found_in_every_draw(seed: int) -> None:
+    """Of helium hidden_size = num_attention_heads * head_dim: no one of the three can change alone."""
+    draw = random.Random(f"helium:{seed}")
+    trials = Trials(hf.config_class("helium"), draw.getrandbits(48) | 1)
+    with exact(), torch.no_grad():
+        found = configurations(trials, draw, fresh=True)
+    assert not [one.name for one in found.configurations if one.refused]
+
+
 def test_a_field_that_the_reference_only_runs_inexactly_has_such_a_case() -> None:
     trials = Trials(hf.config_class("gpt2"), 1)
     with exact(), torch.no_grad():

@@ -89,8 +89,11 @@ class Search:
             self._beside_another(one, [value for value in values if value not in (None, ABSENT)])
 
     def _beside_another(self, one: Field, values: Sequence[Any]) -> None:
-        """A value that the reference takes only where another field changes too."""
-        for value in values[:3]:
+        """A value that the reference takes only where another field changes too.
+
+        All are tried: whether one of the first few fits would be a matter of the draw.
+        """
+        for value in values:
             wanted = self.base | {one.name: value}
             with contextlib.suppress(PtwError):
                 both = repaired(self.trials, wanted, kept=[one.name], most=1)

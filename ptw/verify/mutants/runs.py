@@ -144,8 +144,10 @@ class Runner:
                 return Verdict((Kill("refusal", "error", case.name, str(error)),))
             own = self.folder / "honest" / mutant.port / case.name / "refused"
             return Verdict(refused=() if own.exists() else (case.name,))
-        theirs, honest = self._answers(mutant.port, case.name)
         errors = json.loads(folder.with_name(folder.name + trace.ERRORS).read_text())
+        if refusals.is_wanted(case):  # the reference has no answer to it
+            return Verdict() if errors else Verdict((Kill("refusal", "taken", case.name),))
+        theirs, honest = self._answers(mutant.port, case.name)
         kills = [Kill(name, "error", case.name, said) for name, said in errors.items()]
         if set(errors) >= set(names):
             return Verdict(tuple(kills))
