@@ -35,7 +35,7 @@ def as_pairs(ctx: click.Context, parameter: click.Parameter, values: tuple[str, 
     "--detach", is_flag=True, help="On a cluster of jobs: leave it there; `ptw runs follow` shows it."
 )
 def train(name: str, resume: bool, dry_run: bool, overrides: dict[str, str], detach: bool) -> None:
-    """Run a recipe of workspace.toml on Ray."""
+    """Run a recipe of workspace.toml, here or on a Ray cluster."""
     workspace = opened()
     if dry_run:
         from ptw.train.fits import told

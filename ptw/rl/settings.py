@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ptw.train import demand
 from ptw.train.settings import TrainingSettings
@@ -12,6 +12,8 @@ from ptw.train.settings import TrainingSettings
 @dataclass(frozen=True, kw_only=True)
 class RolloutSettings(TrainingSettings):
     """How answers are drawn and judged. A step takes `rows` prompts; its answers are packed as they fit."""
+
+    needs_ray: ClassVar[bool] = True  # engines are actors
 
     learning_rate: float = 1e-6
     rewards: list[str] | None = None  # of rewards/: an answer is worth the sum of what they and a judge say

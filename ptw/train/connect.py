@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from ptw.train.ledger import Ledger
 from ptw.train.plan import Plan
 
 REACH_SECONDS = 5.0
+ROOM_SECONDS = 10.0  # between looks at whether the cluster still has room
 HEALTH_SECONDS = "0.5"  # between Ray's looks at its workers: also how fast a lost one is noticed
 # of our own Ray: each process that it starts beside a run wakes a hundred times a second
 LEAN = {
@@ -86,15 +88,25 @@ def _demand_room(plan: Plan, there: Mapping[str, float]) -> None:
         )
 
 
-def told_of_room(plan: Plan, before: str | None) -> str | None:
-    """An event where the cluster has no room any more: Ray waits, for as long as it takes."""
-    import ray
+class Room:
+    """Says so where the cluster has no room any more: Ray waits, for as long as it takes."""
 
-    short = _short_of(plan, ray.cluster_resources())
-    if short is not None and before is None:
-        alone = Group(0, 1, torch.device("cpu"))
-        Ledger(plan.run_folder(), alone).say(f"waiting for machines: {short}")
-    return short
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._next = time.monotonic() + ROOM_SECONDS
+        self._short: str | None = None
+
+    def look(self) -> None:
+        """An event, the first time of several; asks Ray every so often only."""
+        import ray
+
+        if time.monotonic() < self._next:
+            return
+        before, self._short = self._short, _short_of(self._plan, ray.cluster_resources())
+        self._next = time.monotonic() + ROOM_SECONDS
+        if self._short is not None and before is None:
+            first = Group(0, 1, torch.device("cpu"))
+            Ledger(self._plan.run_folder(), first).say(f"waiting for machines: {self._short}")
 
 
 def _short_of(plan: Plan, there: Mapping[str, float]) -> str | None:

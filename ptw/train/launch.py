@@ -1,4 +1,4 @@
-"""How is a run started, on Ray, so that lost workers come back, and stopped, so that nothing is lost?"""
+"""How is a run started, so that lost workers come back, and stopped, so that nothing is lost?"""
 
 import dataclasses
 import os
@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,17 +19,16 @@ from ptw.errors import PtwError
 from ptw.runs import lock, record
 from ptw.tokens.declared import open_tokenizer
 from ptw.track.follow import tracked
-from ptw.train import worker
-from ptw.train.connect import last_line, ray_for, threads_of, told_of_room
+from ptw.train import alone, worker
+from ptw.train.connect import Room, last_line, ray_for, threads_of
 from ptw.train.facts import REWARD, digests_of, facts_of
 from ptw.train.group import Group
 from ptw.train.ledger import Ledger
 from ptw.train.plan import Plan, differences, gone_on, resolve
-from ptw.train.progress import watching
+from ptw.train.progress import Watch, watching
 from ptw.workspace.manifest import Workspace
 
 POLL_SECONDS = 0.2
-ROOM_SECONDS = 10.0  # between looks at whether the cluster still has room
 MOST_STARTS = 100
 
 
@@ -58,7 +56,10 @@ def carry_out(found: record.RunRecord) -> Path:
         (folder / worker.STOP).unlink(missing_ok=True)
         record.change(folder, state="running", message=None, plan=plan.as_json(), digests=found.digests)
         try:
-            _on_ray(plan)
+            if alone.suffices(plan):
+                _by_itself(plan)
+            else:
+                _on_ray(plan)
         except PtwError as error:
             if record.read(folder).state == "running":
                 record.change(folder, state="failed", message=str(error))
@@ -112,25 +113,40 @@ def _resumed(workspace: Workspace, recipe: str, overrides: Mapping[str, str]) ->
     return dataclasses.replace(found, plan=gone_on(old, new).as_json(), digests={**found.digests, **digests})
 
 
+def _by_itself(plan: Plan) -> None:
+    """One process of our own, with the same watch."""
+    process = alone.Alone()
+    with watching(plan.run_folder()) as watch:
+        _watched(plan, watch, process.fit, end=process.kill)
+
+
 def _on_ray(plan: Plan) -> None:
-    """Ray Train, with a watch on the run's folder. A stop is asked for by a file, which workers look for."""
+    """Ray Train, with a watch on the run's folder."""
     with ray_for(plan) as ours, watching(plan.run_folder()) as watch:
         if ours:
             plan = dataclasses.replace(plan, threads=threads_of(plan.cluster.workers))
-        outcome: list[Exception] = []
-        thread = threading.Thread(target=_fit, args=(plan, outcome), daemon=True)
-        stop = plan.run_folder() / worker.STOP
-        with tracked(plan.run_folder(), plan.tracking), _stop_on_signals(stop, watch.console.print):
-            thread.start()
-            looked, short = time.monotonic(), None
-            while thread.is_alive():
-                watch.poll()
-                thread.join(POLL_SECONDS)
-                if time.monotonic() > looked + ROOM_SECONDS:
-                    looked, short = time.monotonic(), told_of_room(plan, short)
-        watch.poll()
-    if outcome and record.read(plan.run_folder()).state == "running":
-        raise PtwError(f"Ray could not train: {last_line(outcome[0])}") from outcome[0]
+        _watched(plan, watch, _fit, look=Room(plan).look)
+
+
+def _watched(
+    plan: Plan,
+    watch: Watch,
+    fit: Callable[[Plan, list[Exception]], None],
+    end: Callable[[], None] = lambda: None,
+    look: Callable[[], None] = lambda: None,
+) -> None:
+    """`fit` in a thread. A stop is asked for by a file, which workers look for; `end` ends them at once."""
+    folder, outcome = plan.run_folder(), list[Exception]()
+    thread = threading.Thread(target=fit, args=(plan, outcome), daemon=True)
+    with tracked(folder, plan.tracking), _stop_on_signals(folder / worker.STOP, watch.console.print, end):
+        thread.start()
+        while thread.is_alive():
+            watch.poll()
+            look()
+            thread.join(POLL_SECONDS)
+    watch.poll()
+    if outcome and record.read(folder).state == "running":
+        raise outcome[0]
 
 
 def _fit(plan: Plan, outcome: list[Exception]) -> None:
@@ -156,9 +172,13 @@ def _fit(plan: Plan, outcome: list[Exception]) -> None:
             ),
         ).fit()
         if isinstance(getattr(result, "return_value", None), str):
-            outcome.append(PtwError(result.return_value))
+            outcome.append(_cannot(result.return_value))
     except Exception as error:
-        outcome.append(error)
+        outcome.append(_cannot(last_line(error)))
+
+
+def _cannot(why: str) -> PtwError:
+    return PtwError(f"Ray could not train: {why}")
 
 
 def _on_worker(values: dict[str, Any]) -> str | None:
@@ -199,11 +219,12 @@ def _is_told_to_go() -> bool:
 
 
 @contextmanager
-def _stop_on_signals(stop: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks the workers to save and stop, the second ends this process at once."""
+def _stop_on_signals(stop: Path, say: Callable[[str], None], end: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM asks the workers to save and stop, the second ends all at once."""
 
     def ask(number: int, frame: FrameType | None) -> None:
         if stop.exists():
+            end()
             os._exit(130)  # the kernel ends our own Ray with us
         stop.touch()
         say("stopping after this step, with a checkpoint; once more ends at once")

@@ -152,7 +152,7 @@ def describe(plan: Plan) -> str:
         if (value := getattr(cluster, key)) > 1
     ]
     dealt += ["recompute"] if cluster.recompute else []
-    where = ", ".join([cluster.address or "a local Ray", devices, *dealt])
+    where = ", ".join([cluster.address or "this machine", devices, *dealt])
     held_out = [("eval_dataset", plan.eval_dataset)] if plan.eval_dataset else []
     rows = [
         ("recipe", f"{plan.recipe} ({plan.file})"),

@@ -1,6 +1,6 @@
 """What does one worker do: under Ray Train, under torchrun, or alone?
 
-Without Ray: `python -m ptw.train.worker PLAN.json`, also behind torchrun.
+Without a driver: `python -m ptw.train.worker PLAN.json`, also behind torchrun.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ STOP = "stop"  # a file in the run's folder: whoever makes it asks the run to sa
 ERROR = "error.txt"
 LOCK_SECONDS = 60.0  # a worker that lost its driver takes a moment to die
 
-told_to_go = threading.Event()  # by SIGTERM, in a process that Ray started
+told_to_go = threading.Event()  # by SIGTERM, in a process that a driver started
 
 
 class Gone(Exception):

@@ -105,7 +105,7 @@ class Share:
 @dataclass(frozen=True)
 class ClusterEntry:
     name: str
-    address: str | None = None  # default: a local Ray
+    address: str | None = None  # default: this machine
     workers: int = 1
     gpus_per_worker: float = 0
     replicas: int = 1  # copies of the model; the workers of a copy hold it between them

@@ -37,7 +37,7 @@ def test_a_plan_of_a_mix_holds_its_parts(root: Path) -> None:
 
 def test_a_dry_run_tells_all(root: Path) -> None:
     text = describe(resolve(read(root), "chat", {"steps": "7"}))
-    for part in ("sft", "tiny", "chats.jsonl", "a local Ray", "learning_rate", "7  (--set)", "runs"):
+    for part in ("sft", "tiny", "chats.jsonl", "this machine", "learning_rate", "7  (--set)", "runs"):
         assert part in text
     assert not (root / "runs").exists()
 
