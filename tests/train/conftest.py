@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -225,7 +226,9 @@ def environment(**extra: str) -> Mapping[str, str]:
 
 def together(plan: Plan, world: int) -> list[subprocess.CompletedProcess[str]]:
     """Train in `world` processes, with torchrun's variables and without Ray."""
-    port = 20000 + os.getpid() % 20000
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, "-m", "ptw.train.worker", str(plan.run_folder() / record.FILE)]
     workers = [
@@ -256,6 +259,9 @@ def ray() -> Iterator[None]:
     """One Ray for the tests of this process."""
     import ray
 
+    if ray.is_initialized():  # for tests of another folder
+        yield
+        return
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
