@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ptw.train import demand
 from ptw.train.settings import TrainingSettings
@@ -13,7 +13,7 @@ from ptw.train.settings import TrainingSettings
 class RolloutSettings(TrainingSettings):
     """How answers are drawn and judged. A step takes `rows` prompts; its answers are packed as they fit."""
 
-    needs_ray: ClassVar[bool] = True  # engines are actors
+    needs_ray = True  # engines are actors; not annotated: no setting
 
     learning_rate: float = 1e-6
     rewards: list[str] | None = None  # of rewards/: an answer is worth the sum of what they and a judge say

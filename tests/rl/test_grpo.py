@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ptw.errors import PtwError
 from ptw.rl import background, engines, port_engine, rollouts
 from ptw.rl.answers import Worth
 from ptw.runs import record
-from ptw.train import launch
+from ptw.train import alone, launch
 from ptw.train.group import Group
 from ptw.train.run import Run
 from ptw.workspace import rooms
@@ -370,3 +371,10 @@ def test_what_cannot_be_is_refused(root: Path) -> None:
     file.write_text(file.read_text().replace('rewards = ["digits"]\n', ""))
     with pytest.raises(PtwError, match="rewards is not set, and there is no judge"):
         trained(planned(root, "rl"))
+
+
+def test_engines_are_processes_of_ray(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker that learns from data does without Ray; one that has answers drawn does not."""
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    assert not alone.suffices(planned(root, "rl"))
+    assert alone.suffices(planned(root, "next"))
