@@ -40,15 +40,20 @@ class Alone:
 
     def fit(self, plan: Plan, outcome: list[Exception]) -> None:
         """Until the run's record says how it ended; `outcome` takes why it can't say so."""
-        folder, vain = plan.run_folder(), 0
+        try:
+            self._fit(plan.run_folder())
+        except (PtwError, OSError) as error:
+            outcome.append(PtwError(f"the worker of this run cannot be started: {error}"))
+
+    def _fit(self, folder: Path) -> None:
+        vain = 0
         while record.read(folder).state == "running":
             begun = _starts(folder)
             status = self._run(folder)
             vain = vain + 1 if _starts(folder) == begun else 0
             if vain == IN_VAIN:
-                said = f"its worker ended {vain} times before it trained (status {status})"
-                outcome.append(PtwError(f"{said}: {_last_words(folder)}"))
-                return
+                said = f"it ended {vain} times before it trained (status {status})"
+                raise PtwError(f"{said}: {_last_words(folder)}")
 
     def kill(self) -> None:
         """At once, with nothing saved."""
