@@ -7,6 +7,7 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ptw.train import worker
 from ptw.train.plan import Plan, resolve
 from ptw.workspace.manifest import read
 
+PATIENCE_SECONDS = 150
 TOML = """
 [workspace]
 name = "tiny"
@@ -205,6 +207,21 @@ def steps_of(folder: Path) -> list[dict[str, Any]]:
 
 def measured_of(folder: Path) -> list[dict[str, Any]]:
     return [line for line in lines.read(folder / record.METRICS)[0] if line["kind"] == "eval"]
+
+
+def until(step: int, folder: Path, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    deadline = time.monotonic() + patience_seconds
+    while time.monotonic() < deadline:
+        if folder.is_dir() and len(steps_of(folder)) >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{folder} did not come to step {step}")
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Of the workers that were started last."""
+    starts = [event for event in lines.read(folder / record.EVENTS)[0] if "processes" in event]
+    return [process for _, process in starts[-1]["processes"]]
 
 
 def curve_of(folder: Path) -> list[tuple[int, float, str]]:

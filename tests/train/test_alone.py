@@ -12,9 +12,16 @@ import pytest
 from ptw.runs import lines, record
 from ptw.train import alone
 from tests.processes import is_gone
-from tests.train.conftest import curve_of, environment, planned, samples_of, steps_of
+from tests.train.conftest import (
+    PATIENCE_SECONDS,
+    curve_of,
+    environment,
+    planned,
+    processes_of,
+    samples_of,
+    until,
+)
 
-PATIENCE_SECONDS = 150
 RUN = Path("runs") / "next-001"
 
 
@@ -29,30 +36,16 @@ def started(root: Path, *arguments: str, **variables: str) -> subprocess.Popen[s
     )
 
 
-def until_step(step: int, folder: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (folder.is_dir() and len(steps_of(folder)) >= step):
-        assert time.monotonic() < deadline, f"{folder} did not come to step {step}"
-        time.sleep(0.02)
-
-
-def worker_of(folder: Path) -> int:
-    starts = [event for event in lines.read(folder / record.EVENTS)[0] if "processes" in event]
-    ((_, process),) = starts[-1]["processes"]
-    return int(process)
-
-
-def is_run_by_ray(process: int) -> bool:
-    return b"ray" in Path(f"/proc/{process}/cmdline").read_bytes()
+def parent_of(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_a_killed_worker_is_started_again_without_ray(root: Path, undisturbed: Path) -> None:
     process = started(root, SLEEP="0.05")
-    until_step(13, root / RUN)
-    worker = worker_of(root / RUN)
-    assert not is_run_by_ray(worker)
-    assert str(process.pid) in Path(f"/proc/{worker}/stat").read_text().split()  # its parent
+    until(13, root / RUN)
+    (worker,) = processes_of(root / RUN)
+    assert parent_of(worker) == process.pid
     os.kill(worker, signal.SIGKILL)
     _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, err
@@ -65,11 +58,10 @@ def test_a_killed_worker_is_started_again_without_ray(root: Path, undisturbed: P
 @pytest.mark.slow
 def test_a_second_ctrl_c_ends_it_at_once(root: Path) -> None:
     process = started(root, SLEEP="30")
-    until_step(0, root / RUN)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (root / RUN / record.EVENTS).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    worker = worker_of(root / RUN)
+    (worker,) = processes_of(root / RUN)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None  # it waits for the step
@@ -85,8 +77,8 @@ def test_a_second_ctrl_c_ends_it_at_once(root: Path) -> None:
 @pytest.mark.slow
 def test_a_worker_told_to_go_saves_and_another_goes_on(root: Path, undisturbed: Path) -> None:
     process = started(root, SLEEP="0.05")
-    until_step(8, root / RUN)
-    os.kill(worker_of(root / RUN), signal.SIGTERM)
+    until(8, root / RUN)
+    os.kill(processes_of(root / RUN)[0], signal.SIGTERM)
     _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, err
     events = lines.read(root / RUN / record.EVENTS)[0]

@@ -17,10 +17,17 @@ from ptw.runs import lines, record
 from ptw.train import checkpoint, launch
 from ptw.workspace.manifest import read
 from tests.processes import is_gone
-from tests.train.conftest import curve_of, environment, samples_of, steps_of
+from tests.train.conftest import (
+    PATIENCE_SECONDS,
+    curve_of,
+    environment,
+    processes_of,
+    samples_of,
+    steps_of,
+    until,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data warns of its own defaults
-PATIENCE_SECONDS = 150
 RUN = Path("runs") / "next-001"
 SLOWLY = {"sleep": "0.05"}
 
@@ -44,21 +51,6 @@ def train(run, settings):
     {moment} = dying({moment}, Path(run.plan.run_folder()) / "died")
     train_undisturbed(run, settings)
 """
-
-
-def until(step: int, folder: Path, patience_seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + patience_seconds
-    while time.monotonic() < deadline:
-        if folder.is_dir() and len(steps_of(folder)) >= step:
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"{folder} did not come to step {step}")
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Of the workers that were started last."""
-    starts = [event for event in lines.read(folder / record.EVENTS)[0] if "processes" in event]
-    return [process for _, process in starts[-1]["processes"]]
 
 
 def driver(root: Path, *arguments: str) -> subprocess.Popen[str]:
