@@ -62,11 +62,13 @@ class Guard(importlib.abc.MetaPathFinder):
         return None
 
 
-def run(module: str, folders: dict[str, str], processes: int) -> None:
-    """Import `module`, become so many processes, close the door, and call its `main(folders)` in each."""
+def run(module: str, folders: dict[str, str], processes: int, status: int) -> None:
+    """Import `module` and say so, become so many processes, close the door, call `main(folders)` in each."""
     sys.meta_path.insert(0, Guard())
     _end_with_parent()
     work = importlib.import_module(module)
+    with os.fdopen(status, "w") as report:  # nothing of a port's runs while it is open
+        report.write("imported\n")
     gc.freeze()  # what was imported stays: looking through it again and again takes up to a tenth of the time
     # it starts a process for each piece of its work, which closes the door itself
     if hasattr(work, "spread"):

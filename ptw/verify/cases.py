@@ -158,6 +158,11 @@ def are_kept(model_types: Sequence[str], seed: int, cache: Path) -> bool:
     return all((cache / "cases" / _key(name, "practice", str(seed))).is_dir() for name in model_types)
 
 
+def none_are_kept(cache: Path) -> bool:
+    """Whether no practice case was ever drawn here."""
+    return not (cache / "cases").is_dir()
+
+
 def cache_folder(root: Path | None) -> Path:
     """Of the workspace, else of the user."""
     if root is not None:

@@ -27,7 +27,7 @@ BOOT = """
 import sys
 sys.path.insert(0, {path!r})
 from ptw.verify.apart import run
-run({module!r}, {folders!r}, {processes!r})
+run({module!r}, {folders!r}, {processes!r}, {status})
 """
 ENVIRONMENT = {
     "PATH": os.defpath,
@@ -60,10 +60,13 @@ def main() -> None:
         os.chdir("/tmp")
     _limit(spec)
     _drop_privileges(spec, missing)
-    with os.fdopen(status, "w") as report:
-        json.dump({"missing": missing}, report)
+    os.write(status, json.dumps({"missing": missing}).encode() + b"\n")
     boot = BOOT.format(
-        path=str(Path(package).parent), module=spec["module"], folders=folders, processes=spec["side_by_side"]
+        path=str(Path(package).parent),
+        module=spec["module"],
+        folders=folders,
+        processes=spec["side_by_side"],
+        status=status,
     )
     os.execve(spec["executable"], [spec["executable"], "-I", "-B", "-c", boot], ENVIRONMENT)
 

@@ -85,7 +85,9 @@ class _Gate:
         self.side_by_side = min(cores, len(ports))
         self.processes = max(1, cores // self.side_by_side)  # of each port
         self.gate = folder / "gate"
-        self.stopped = threading.Event()
+        self.stopped, self.drawn = threading.Event(), threading.Event()
+        # to import while the cases are drawn, on the cores that this leaves
+        self.turns = threading.Semaphore(max(1, cores - 1))
         self.outcomes: dict[str, list[sandbox.Outcome]] = {}
         self.impossible: list[str] = []  # what this machine can't do, whatever the port
 
@@ -96,12 +98,11 @@ class _Gate:
         at_once = [one for one in self.passes if one.cases == DRAWN and not one.alone]
         with contextlib.ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(max(self.side_by_side, len(at_once))))
-            drawn = threading.Event()
-            for event in (drawn, self.stopped):  # nothing outlasts this, however it ends
+            for event in (self.drawn, self.stopped):  # nothing outlasts this, however it ends
                 stack.callback(event.set)
             stack.callback(pool.shutdown, wait=False, cancel_futures=True)
             started = {
-                (name, one.name): pool.submit(self._run_port, name, one, drawn)
+                (name, one.name): pool.submit(self._run_port, name, one)
                 for name in self.ports
                 for one in at_once
             }
@@ -109,13 +110,13 @@ class _Gate:
                 place = self.folder / "cases"
                 families = cases.draw(list(self.ports), self.level, self.seed, place, self.cache, reference)
                 self._go(families)
-                drawn.set()
+                self.drawn.set()
                 self._add_cases(families, reference)
             with self.phase("running ports", lambda: self._count(families, "outputs")):
                 for one in at_once:
                     self._ended(one, {name: started[name, one.name].result() for name in self.ports})
                 for one in [one for one in self.passes if one not in at_once]:
-                    self._ended(one, self._run_later(one, pool, drawn))
+                    self._ended(one, self._run_later(one, pool))
             with self.phase("asking the reference", lambda: self._count(families, "answers")):
                 self._ask(families, reference)
             with self.phase("judging"):
@@ -190,7 +191,7 @@ class _Gate:
         if "checkpoint" in kinds:
             extra_cases.add_checkpoints(families, self.root)
 
-    def _run_port(self, name: str, one: Pass, drawn: threading.Event) -> sandbox.Outcome:
+    def _run_port(self, name: str, one: Pass) -> sandbox.Outcome:
         inputs = {
             "workspace": self.folder / "workspaces" / name,
             "verifiers": self.folder / "verifiers" / one.name,
@@ -201,21 +202,21 @@ class _Gate:
         processes = self.processes if one.workers == 1 and not one.alone else one.workers
 
         def go() -> None:
-            drawn.wait()
+            self.drawn.wait()
             if not (self.gate / trace.GO).exists():
                 raise PtwError("drawing the cases failed")  # ends the process that waits for them
 
         shown = list(extra_cases.files_of(inputs["cases"])) if one.cases == "checkpoint" else []
         asked = (one.module, inputs, output, extra_cases.limits(LIMITS, shown), processes, go)
-        return sandbox.run_apart(*asked, linked=one.workers > 1, shown=shown, stopped=self.stopped)
+        turn = contextlib.nullcontext() if self.drawn.is_set() else self.turns
+        linked = one.workers > 1
+        return sandbox.run_apart(*asked, linked=linked, shown=shown, stopped=self.stopped, turn=turn)
 
-    def _run_later(
-        self, one: Pass, pool: ThreadPoolExecutor, drawn: threading.Event
-    ) -> dict[str, sandbox.Outcome]:
+    def _run_later(self, one: Pass, pool: ThreadPoolExecutor) -> dict[str, sandbox.Outcome]:
         """Those that have cases of this kind."""
         names = [name for name in self.ports if self._names(name, one)]
         each = map if one.alone else pool.map
-        outcomes = each(lambda name: self._run_port(name, one, drawn), names)
+        outcomes = each(lambda name: self._run_port(name, one), names)
         return dict(zip(names, outcomes, strict=True))
 
     def _ended(self, one: Pass, outcomes: Mapping[str, sandbox.Outcome]) -> None:

@@ -60,13 +60,14 @@ def run_apart(
     linked: bool = False,
     shown: Iterable[Path] = (),
     stopped: threading.Event | None = None,
+    turn: contextlib.AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008 - holds nothing
 ) -> Outcome:
     """Run `module.main(folders)` apart; `folders` names each input (read-only) and `output` (writable).
 
     `linked` processes may speak to each other, over a network that has nothing else; files that are `shown`
     lie where they lie outside.
     Inputs are folders made for this: they become readable for all. `go` returns when the inputs are whole:
-    the process starts before, and its seconds count from there. It ends when `stopped` is set.
+    the process starts before, in its `turn`, and its seconds count from there. It ends when `stopped` is set.
     """
     limits = limits or Limits()
     output.mkdir(parents=True, exist_ok=True)
@@ -78,7 +79,8 @@ def run_apart(
     spec |= {"side_by_side": processes, "linked": linked, "shown": [str(path) for path in shown]}
     command = [*(prefix or ()), sys.executable, "-I", str(ENTER), str(status_write), json.dumps(spec)]
     # the last words go to a file, which the process's own limit on files bounds
-    with open(status_read) as status, tempfile.TemporaryFile() as words:
+    with contextlib.ExitStack() as starting, open(status_read) as status, tempfile.TemporaryFile() as words:
+        starting.enter_context(turn)
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,  # closes when this process is gone, however it went
@@ -91,12 +93,13 @@ def run_apart(
         )
         os.close(status_write)
         try:
+            reported, _ = status.readline(), status.readline()  # the room is built, and all is imported
+            starting.close()
             go()
         except BaseException:
             _end(process)
             raise
         error = _wait(process, limits.seconds, words, stopped) or _remove_odd(output)
-        reported = status.read()
     missing = json.loads(reported)["missing"] if reported else []
     return Outcome(error=error, missing=tuple(missing))
 

@@ -84,15 +84,18 @@ def verify(root: Path, request: Request, progress: Progress = lambda step: None)
 
 def _verify_ports(root: Path, chosen: Mapping[str, Path], request: Request, progress: Progress) -> Report:
     """Those that no kept verdict speaks of are run."""
-    verdicts = _verdicts(root, request)
-    kept: dict[str, Verdict] = {}
-    for name, file in chosen.items() if not request.fresh else ():
-        found = verdicts.find(name, file) if verdicts else None
-        if found is not None and (found.report.heat or not request.traced):
-            kept[name] = found
-    rest = [name for name in chosen if name not in kept]
-    before = {name: verdicts.place(name, chosen[name]) for name in rest} if verdicts else {}
-    report = _run(root, rest, request, progress) if rest else _nothing_to_run(request)
+    with contextlib.closing(Reference()) as reference:
+        if chosen and (request.level != "practice" or cases.none_are_kept(cases.cache_folder(root))):
+            reference.start()  # it is needed whatever is known: it imports transformers meanwhile
+        verdicts = _verdicts(root, request)
+        kept: dict[str, Verdict] = {}
+        for name, file in chosen.items() if not request.fresh else ():
+            found = verdicts.find(name, file) if verdicts else None
+            if found is not None and (found.report.heat or not request.traced):
+                kept[name] = found
+        rest = [name for name in chosen if name not in kept]
+        before = {name: verdicts.place(name, chosen[name]) for name in rest} if verdicts else {}
+        report = _run(root, rest, request, progress, reference) if rest else _nothing_to_run(request)
     # what this machine could not run now it may run another time
     if before and not any(UNRUN in entry for entry in report.not_enforced):
         _keep(root, request, report, before, chosen)
@@ -136,16 +139,16 @@ def _keep(
             verdicts.keep(place, port, report.not_enforced)
 
 
-def _run(root: Path, names: Sequence[str], request: Request, progress: Progress) -> Report:
+def _run(
+    root: Path, names: Sequence[str], request: Request, progress: Progress, reference: Reference
+) -> Report:
     seed = PRACTICE_SEED if request.seed is None else request.seed
-    kept = request.level == "practice" and cases.are_kept(names, seed, cases.cache_folder(root))
-    with contextlib.closing(Reference()) as reference:
-        if not kept:
-            reference.start()  # it imports transformers while this process imports torch
-        from ptw.verify.gate import run_gates
+    if not cases.are_kept(names, seed, cases.cache_folder(root)):
+        reference.start()  # it imports transformers while this process imports torch
+    from ptw.verify.gate import run_gates
 
-        asked = (root, names, request.level, request.seed, progress, reference)
-        return run_gates(*asked, traced=request.traced, only=_about(root, request.only, "port"))
+    asked = (root, names, request.level, request.seed, progress, reference)
+    return run_gates(*asked, traced=request.traced, only=_about(root, request.only, "port"))
 
 
 def _nothing_to_run(request: Request) -> Report:

@@ -1,6 +1,8 @@
 """A port that is hostile or broken: what it reaches for is not there, and what it does to itself is said."""
 
+import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ptw.errors import PtwError
 from ptw.verify import sandbox
 from ptw.verify.reports.report import SubjectReport
 from tests.processes import below, is_gone
@@ -213,6 +216,27 @@ def test_it_ends_with_the_process_that_asked_it_however_that_ended(tmp_path: Pat
         asker.kill()
         asker.wait()
     until(lambda: all(is_gone(process) for process in left))
+
+
+def test_its_turn_lasts_while_it_imports(tmp_path: Path) -> None:
+    """What draws the cases meanwhile has a core of its own."""
+    folders = {name: tmp_path / name for name in ("workspace", "cases", "gate")}
+    for folder in folders.values():
+        folder.mkdir()
+    seen: list[str] = []
+
+    class Turn(contextlib.AbstractContextManager[None]):
+        def __exit__(self, *_: object) -> None:
+            maps = [Path(f"/proc/{process}/maps").read_text() for process in below(os.getpid())]
+            seen.append("imported" if any("libtorch" in text for text in maps) else "not yet")
+
+    def go() -> None:
+        seen.append("go")
+        raise PtwError("enough")
+
+    with pytest.raises(PtwError, match="enough"):
+        sandbox.run_apart("ptw.verify.port.trace", folders, tmp_path / "output", go=go, turn=Turn())
+    assert seen == ["imported", "go"]
 
 
 def until(holds: Callable[[], bool], seconds: float = 30) -> None:

@@ -134,7 +134,7 @@ def test_verdicts_that_came_with_the_repository_are_refused(workspace: Path) -> 
 def test_only_what_is_not_kept_is_run(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
 
-    def run(root: Path, names: list[str], request: Request, progress: object) -> Report:
+    def run(root: Path, names: list[str], *_: object) -> Report:
         ran.append(list(names))
         return Report("practice", 0, tuple(replace(PASS, name=name) for name in names))
 
