@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.parallel import CONFIG
 from benchmarks.report import Figure, publish
-from benchmarks.workspaces import ptw, workspace
+from benchmarks.workspaces import GIVEN_BACK, ptw, workspace
 from ptw.runs import lines
 
 TINY = CONFIG | {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 1}
@@ -15,8 +15,6 @@ PLANS = {
     "1 worker, recompute": "recompute = true",
     "2 workers": "workers = 2",
 }
-# glibc then gives back what is freed: what stays is what tensors take
-GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 HEAD = """
 [workspace]
 name = "memory"

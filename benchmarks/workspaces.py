@@ -11,6 +11,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+# glibc then gives back what is freed: what stays is what tensors take
+GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+
 
 def llama(name: str, layers: int, heads: int) -> str:
     """The table of a small shape of width 128, to train from scratch."""
