@@ -49,8 +49,8 @@ class NF4Linear(nn.Linear):
         return self.product(input, self.weight, self.bias)
 
 
-def quantise(module: nn.Module, device: torch.device) -> float:
-    """Pack the linear layers of the blocks, one at a time, on the device, and bring the rest there.
+def quantise(module: nn.Module, device: torch.device, stays_on: torch.device) -> float:
+    """Pack the linear layers of the blocks, one at a time, on the device; then all but scales `stays_on` one.
 
     Returns how far the packed matrices are from their own, as a norm relative to theirs. PtwError without
     bitsandbytes, and where what it packs does not come back.
@@ -67,19 +67,24 @@ def quantise(module: nn.Module, device: torch.device) -> float:
         whole += weight.double().square().sum().item()
         error += difference.square().sum().item()
         owner, _, attribute = place.rpartition(".")
-        setattr(module.get_submodule(owner), attribute, NF4Linear(layer, packed, product))
-    module.to(device)
+        setattr(module.get_submodule(owner), attribute, NF4Linear(layer, packed.to(stays_on), product))
+    module.to(stays_on)
     return math.sqrt(error / whole) if whole else 0.0
 
 
-def packed_bytes(weights: int) -> int:
-    """What so many weights of one matrix take when they are packed.
+@dataclass(frozen=True)
+class PackedBytes:
+    """What a matrix takes when it is packed: its values, which are sharded, and beside them its scales."""
 
-    Two values a byte; a byte a block for its scale; of 256 scales one of fp32; both tables of values, and the
-    mean of the scales.
-    """
-    scales = -(-weights // BLOCK)
-    return -(-weights // 2) + scales + 4 * -(-scales // 256) + 4 * (16 + 256 + 1)
+    values: int
+    scales: int
+
+    @classmethod
+    def of(cls, weights: int) -> PackedBytes:
+        """Two values a byte; a byte a block for its scale; of 256 scales one of fp32; both tables of values,
+        and the mean of the scales."""
+        scales = -(-weights // BLOCK)
+        return cls(-(-weights // 2), scales + 4 * -(-scales // 256) + 4 * (16 + 256 + 1))
 
 
 def unpacked(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -29,8 +29,11 @@ class AdapterSettings:
 EVERYTHING = AdapterSettings()  # learns
 
 
-def demand_sense(settings: AdapterSettings, shape: bool, world: int) -> None:
-    """PtwError for values that can't be, or that have no effect. `shape`: the model starts from nothing."""
+def demand_sense(settings: AdapterSettings, shape: bool, tensor: int) -> None:
+    """PtwError for values that can't be, or that have no effect.
+
+    shape: the model starts from nothing. tensor: neighbours that compute one batch between them.
+    """
     if settings.adapter == "none":
         idle = [key for key, value in vars(EVERYTHING).items() if getattr(settings, key) != value]
         if idle:
@@ -44,20 +47,26 @@ def demand_sense(settings: AdapterSettings, shape: bool, world: int) -> None:
             f"settings: adapter = {settings.adapter!r}: the model is a shape, and random weights that never "
             "learn are no base for an adapter; name a model with hf = ..., or set adapter = 'none'"
         )
-    if settings.adapter == "qlora" and world > 1:
-        raise PtwError("settings: adapter = 'qlora' runs on one worker; set workers = 1, or adapter = 'lora'")
+    if settings.adapter == "qlora" and tensor > 1:
+        raise PtwError(
+            f"settings: adapter = 'qlora': matrices in 4 bits are not dealt by heads, and the cluster has "
+            f"tensor = {tensor}; set tensor = 1, or adapter = 'lora'"
+        )
 
 
-def adapt(loaded: Loaded, settings: AdapterSettings, seed: int, device: torch.device) -> Loaded:
+def adapt(
+    loaded: Loaded, settings: AdapterSettings, seed: int, device: torch.device, *, sharded: bool = False
+) -> Loaded:
     """The model on its device, with a new adapter that alone learns, where one is asked for.
 
-    All workers make the same one. The notes say what it is.
+    All workers make the same one. The notes say what it is. What is going to be sharded waits, packed, in CPU
+    memory: whole it need not fit the device.
     """
     if settings.adapter == "none":
         return loaded
     notes = []
     if settings.adapter == "qlora":
-        away = quantise.quantise(loaded.module, device)
+        away = quantise.quantise(loaded.module, device, torch.device("cpu") if sharded else device)
         notes.append(f"the base is in NF4, {away:.1%} of its matrices' norm away from the checkpoint")
     targets = settings.lora_targets
     names = adapting.all_linear(loaded) if isinstance(targets, str) else tuple(targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,13 @@ from torch import nn
 from ptw.ports.expert_parallel import owners_of
 from ptw.ports.load import Loaded
 from ptw.ports.outline import by_block, cut
+from ptw.ports.quantise import PackedBytes
 from ptw.ports.tensor_parallel import regions_of
 from ptw.train.parallel import demand_port
 from ptw.workspace.manifest import ClusterEntry
 
 AT_ONCE = 2  # blocks whose weights are whole: while one computes, the next one comes
+Packed = Mapping[str, PackedBytes]  # matrices in 4 bits, by the name of the parameter
 SUM_BYTES = 4  # of a gradient's element, while workers sum it in fp32
 
 
@@ -48,16 +51,28 @@ class Holding:
 
     def kept(self, name: str, parameter: nn.Parameter) -> int:
         """Elements that a worker keeps: rows, of which the first worker has most."""
-        cluster = self.cluster
         if self.alone or not parameter.ndim:
             return parameter.numel()
-        sharers = cluster.experts if name in self.dealt else 1
-        shards = cluster.workers // (cluster.replicas * cluster.tensor * sharers)
-        rows = len(parameter) // sharers
-        return -(-rows // shards) * (parameter.numel() // len(parameter))
+        sharers = self.cluster.experts if name in self.dealt else 1
+        return self._rows(len(parameter) // sharers, sharers) * (parameter.numel() // len(parameter))
 
-    def gathered(self, module: nn.Module) -> int:
-        """Bytes that are whole for a while, as FSDP2 computes: of the dtype that parameters have here.
+    def packed(self, matrices: Packed) -> dict[str, int]:
+        """Bytes that a worker keeps of each: its part of the values, and all scales."""
+        return {name: self._rows(one.values) + one.scales for name, one in matrices.items()}
+
+    def _rows(self, rows: int, sharers: int = 1) -> int:
+        """Of so many those that the first worker keeps."""
+        cluster = self.cluster
+        return -(-rows // (cluster.workers // (cluster.replicas * cluster.tensor * sharers)))
+
+    def whole(self, module: nn.Module, packed: Packed) -> int:
+        """Bytes that are whole for a while: gathered block by block, unpacked matrix by matrix."""
+        named = dict(module.named_parameters())
+        unpacked = max((named[name].numel() * named[name].element_size() for name in packed), default=0)
+        return unpacked + self._gathered(module, packed)
+
+    def _gathered(self, module: nn.Module, packed: Packed) -> int:
+        """Bytes as FSDP2 computes: of the dtype that parameters have here, or packed.
 
         What is in no block stays so until the backward pass ends, as do its gradients; of the blocks there
         are the weights of two, and the gradients of one, with the copy that is summed over the workers.
@@ -66,14 +81,14 @@ class Holding:
             return 0
         names = {id(one): name for name, one in module.named_parameters()}
 
+        def bytes_of(one: nn.Parameter, wide: bool) -> int:
+            if (name := names[id(one)]) in packed:
+                return packed[name].values
+            sharers = self.cluster.experts if name in self.dealt else 1
+            return one.numel() // sharers * (SUM_BYTES if wide else one.element_size())
+
         def size(group: list[nn.Parameter], learnt: bool, wide: bool = False) -> int:
-            return sum(
-                one.numel()
-                // (self.cluster.experts if names[id(one)] in self.dealt else 1)
-                * (SUM_BYTES if wide else one.element_size())
-                for one in group
-                if one.requires_grad or not learnt
-            )
+            return sum(bytes_of(one, wide) for one in group if one.requires_grad or not learnt)
 
         rest, *blocks = by_block(module)
         weights = sorted((size(block, learnt=False) for block in blocks), reverse=True)

@@ -14,17 +14,17 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ptw.errors import PtwError
-from ptw.ports import quantise
 from ptw.ports.adapting import linear_layers
 from ptw.ports.checkpoint import read_config
 from ptw.ports.load import Loaded
 from ptw.ports.outline import by_block, cast, on, outline
+from ptw.ports.quantise import PackedBytes
 from ptw.ports.scores import own_head
 from ptw.ports.source import held
 from ptw.tokens.cache import NotMade, nothing_made
 from ptw.tokens.declared import open_tokenizer
 from ptw.train import adapted, new_rows
-from ptw.train.holding import Holding
+from ptw.train.holding import Holding, Packed
 from ptw.train.parallel import recompute
 from ptw.train.passed import Gradients, Passed, passed
 from ptw.train.plan import Plan
@@ -70,7 +70,7 @@ class Memory:
 def estimate(plan: Plan, settings: TrainingSettings) -> Memory:
     """What each worker of this plan will need. PtwError where nothing can be known of the model yet."""
     config = hf_config_of(plan, plan.model)
-    adapted.demand_sense(settings, plan.model.hf is None, plan.cluster.workers)
+    adapted.demand_sense(settings, plan.model.hf is None, plan.cluster.tensor)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     loaded, packed = _learning(mode, plan, settings, config)
     everything = list(loaded.module.parameters())
@@ -87,7 +87,7 @@ def estimate(plan: Plan, settings: TrainingSettings) -> Memory:
         why = "activations: the model has no port, and Hugging Face's class is not computed without numbers"
         return dataclasses.replace(known, notes=(why,))
     try:
-        return _with_pass(known, mode, plan, settings, loaded.module, holding)
+        return _with_pass(known, mode, plan, settings, loaded.module, holding, packed)
     except NEEDS_NUMBERS as error:
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
         why = f"activations: the port cannot be computed of shapes alone ({what})"
@@ -141,8 +141,8 @@ def _is_here(entry: ModelEntry) -> bool:
 
 def _learning(
     mode: FakeTensorMode, plan: Plan, settings: TrainingSettings, config: Mapping[str, Any]
-) -> tuple[Loaded, dict[str, int]]:
-    """The model as it learns, and by name the bytes of matrices that will be packed."""
+) -> tuple[Loaded, Packed]:
+    """The model as it learns, and the matrices of it that will be packed."""
     asked = calls_in(plan).get("model", ())
     narrow = settings.adapter != "none" and settings.precision == "bf16"
     loaded = outline(
@@ -154,10 +154,10 @@ def _learning(
     )
     with mode:
         on(loaded.module, "cpu")
-    packed: dict[str, int] = {}
+    packed: Packed = {}
     if settings.adapter == "qlora":
         layers = linear_layers(loaded.module)
-        packed = {f"{name}.weight": quantise.packed_bytes(one.weight.numel()) for name, one in layers.items()}
+        packed = {f"{name}.weight": PackedBytes.of(one.weight.numel()) for name, one in layers.items()}
     unpacked = dataclasses.replace(settings, adapter="lora") if packed else settings
     with mode:
         loaded = adapted.adapt(loaded, unpacked, settings.seed, torch.device("cpu"))
@@ -169,17 +169,17 @@ def _learning(
     return loaded, packed
 
 
-def _held(module: nn.Module, holding: Holding, packed: Mapping[str, int]) -> Memory:
-    """What a worker keeps; `packed` are the bytes of matrices that are, by name."""
+def _held(module: nn.Module, holding: Holding, packed: Packed) -> Memory:
+    """What a worker keeps."""
     named = dict(module.named_parameters())
     own = {name: holding.kept(name, one) * one.element_size() for name, one in named.items()}
     learnt = [name for name, one in named.items() if one.requires_grad]
     gradients = sum(own[name] for name in learnt)
     return Memory(
-        weights=sum({**own, **packed}.values()),
+        weights=sum({**own, **holding.packed(packed)}.values()),
         gradients=gradients,
         optimizer=MOMENTS * gradients + COUNT_BYTES * len(learnt),
-        whole=max((own[name] for name in packed), default=holding.gathered(module)),
+        whole=holding.whole(module, packed),
     )
 
 
@@ -197,6 +197,7 @@ def _with_pass(
     settings: TrainingSettings,
     module: nn.Module,
     holding: Holding,
+    packed: Packed,
 ) -> Memory:
     """With the largest pass of a worker."""
     own = -(-settings.rows // (plan.cluster.workers // plan.cluster.tensor))
@@ -218,5 +219,5 @@ def _with_pass(
     notes = [] if of_pass.loss is not None else [OWN_LOSS.format(plan.file.stem)]
     if "scores" in calls_in(plan).get("model", ()):
         notes.append("scores: one is counted, since how many there are is known with the data")
-    whole = known.whole if holding.alone else holding.gathered(module)
+    whole = holding.whole(module, packed)  # in what it is cast to
     return dataclasses.replace(known, of_pass=of_pass, whole=whole, rows=rows, notes=tuple(notes))

@@ -86,7 +86,8 @@ def open_for_training(run: Holder, scores: Scores | None) -> tuple[Loaded, Work 
     at_once = spread is not None and settings.adapter == "none"
     loaded = _opened(run, scores, measured if at_once else None)
     if not at_once:
-        loaded = adapted.adapt(loaded, settings, settings.seed, group.device)
+        sharded = spread is not None
+        loaded = adapted.adapt(loaded, settings, settings.seed, group.device, sharded=sharded)
         if (projection := scores_in(loaded.module)) is not None:
             loaded.module.get_parameter(projection).requires_grad_(True)
         measured(loaded.module, loaded.port, getattr(loaded.module, "config", None))
@@ -140,7 +141,7 @@ def _opened(run: Holder, scores: Scores | None, spread: Spread | None) -> Loaded
     plan, settings, tokenizer, device = run.plan, run.settings, run.tokenizer, run.group.device
     demand_tokenizer(plan, tokenizer)
     entry = plan.model
-    adapted.demand_sense(settings, entry.hf is None, run.group.world)
+    adapted.demand_sense(settings, entry.hf is None, run.group.tensor)
     if settings.compile:
         compiled.demand_sense(settings.adapter, device)
     scores = scores and replace(scores, seed=settings.seed, pad_id=tokenizer.pad_id)
@@ -153,8 +154,9 @@ def _opened(run: Holder, scores: Scores | None, spread: Spread | None) -> Loaded
     _demand_its_ids(folder, entry.name, tokenizer)
     frozen_in_bf16 = settings.adapter != "none" and settings.precision == "bf16"
     dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
-    # what is to be packed goes to the device one matrix at a time
-    first_on = torch.device("cpu") if settings.adapter == "qlora" else device
+    # whole it need not fit: a device gets one matrix at a time to pack, or one block to keep a part of
+    in_steps = settings.adapter == "qlora" or (settings.adapter == "lora" and run.group.world > 1)
+    first_on = torch.device("cpu") if in_steps else device
     growth = growth_of(run, folder)
     loaded = load(
         *(folder, plan.root),

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import distributed
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ptw.runs import lines, record
 from ptw.tokens import semantic
@@ -263,6 +265,14 @@ def together(plan: Plan, world: int) -> list[subprocess.CompletedProcess[str]]:
         subprocess.CompletedProcess(command, process.returncode, out, err)
         for process, (out, err) in zip(workers, outputs, strict=True)
     ]
+
+
+@pytest.fixture
+def four() -> Iterator[None]:
+    """A process group of four, of which only this one is there."""
+    distributed.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
+    yield
+    distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

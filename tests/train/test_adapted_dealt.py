@@ -74,12 +74,12 @@ def test_on_dealt_heads_an_adapter_learns_as_on_one_worker_and_goes_on_there(tmp
     assert all(is_near(of_one[name], of_two[name]) < 1e-4 for name in of_two)
 
 
-def with_sparse_base(root: Path) -> Path:
+def with_sparse_base(root: Path, **sizes: int) -> Path:
     """A base with experts, which stay frozen beneath an adapter."""
     with_base(root)
     torch.manual_seed(3)
     experts = {"moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
-    config = Qwen3MoeConfig(**SIZES, **experts, norm_topk_prob=True)
+    config = Qwen3MoeConfig(**SIZES | sizes, **experts, norm_topk_prob=True)
     shutil.rmtree(root / "base")
     Qwen3MoeForCausalLM(config).save_pretrained(root / "base")
     return root

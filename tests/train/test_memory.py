@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from torch import distributed, nn
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ptw.cli import cli
 from ptw.errors import PtwError
@@ -165,14 +163,6 @@ def test_a_teacher_is_counted_and_a_head_that_gives_scores_is_no_head_of_words(r
     assert any(note.startswith("scores: one is counted") for note in scored.notes)
     head = base.get_parameter("lm_head.weight")
     assert scored.weights == found.weights - head.nbytes + head[0].nbytes
-
-
-@pytest.fixture
-def four() -> Iterator[None]:
-    """A process group of four, of which only this one is there."""
-    distributed.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
-    yield
-    distributed.destroy_process_group()
 
 
 @pytest.mark.usefixtures("four")

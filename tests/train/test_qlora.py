@@ -1,5 +1,6 @@
 """A base in NF4 under an adapter. What computes needs bitsandbytes, whose NF4 runs on a CPU, too."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,18 @@ from ptw.evals.evaluate import evaluate
 from ptw.nn.layout import Layout
 from ptw.ports import adapter, quantise
 from ptw.ports.load import load
+from ptw.ports.parallel import local
 from ptw.runs import lines, record
 from ptw.runs.open import open_named
 from ptw.train.adapted import AdapterSettings, adapt, demand_sense
-from ptw.workspace.manifest import read
-from tests.train.conftest import planned, steps_of, trained
+from ptw.train.group import Group
+from ptw.train.memory import estimate
+from ptw.train.parallel import spreading
+from ptw.workspace import rooms
+from ptw.workspace.manifest import ClusterEntry, read
+from tests.train.conftest import planned, steps_of, together, trained
 from tests.train.test_adapted import ALONE, LORA, is_near, logits_of, with_base
+from tests.train.test_adapted_dealt import dealt, losses_of, with_sparse_base
 
 QLORA = LORA | {"adapter": "qlora"}
 WIDE = {"hidden_size": 64, "intermediate_size": 128}
@@ -28,9 +35,39 @@ def test_it_is_refused_where_bitsandbytes_is_not(tmp_path: Path, monkeypatch: py
         trained(planned(with_base(tmp_path / "ws", **WIDE), "chat", **QLORA))
 
 
-def test_it_is_refused_on_two_workers() -> None:
-    with pytest.raises(PtwError, match="on one worker"):
-        demand_sense(AdapterSettings(adapter="qlora"), shape=False, world=2)
+def test_heads_of_matrices_in_4_bits_are_not_dealt() -> None:
+    with pytest.raises(PtwError, match="set tensor = 1"):
+        demand_sense(AdapterSettings(adapter="qlora"), shape=False, tensor=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_workers_learn_on_a_packed_base_as_one(tmp_path: Path, precision: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    root = with_base(tmp_path / "ws", **WIDE)
+    settings = QLORA | {"rows": 3, "rows_at_once": 1, "precision": precision, "checkpoint_every": 2}
+    one = trained(planned(root, "chat", **settings))
+    plan = planned(root, "chat", **settings)
+    for done in together(plan, 2):
+        assert done.returncode == 0, done.stderr
+    within = 1e-6 if precision == "fp32" else 1e-2
+    assert losses_of(plan.run_folder()) == pytest.approx(losses_of(one.folder), rel=within)
+    models = [load_file(folder / "model" / "model.safetensors") for folder in (plan.run_folder(), one.folder)]
+    for name, tensor in models[0].items():
+        assert is_near(tensor, models[1][name].double()) < max(within, 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_experts_beside_packed_matrices_are_shared(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    root = with_sparse_base(tmp_path / "ws", **WIDE, num_attention_heads=8)
+    settings = QLORA | {"rows": 3, "rows_at_once": 1, "lora_targets": "o_proj"}
+    one = trained(planned(root, "chat", **settings))
+    plan = dealt(planned(root, "chat", **settings), experts=2)
+    for done in together(plan, 2):
+        assert done.returncode == 0, done.stderr
+    assert losses_of(plan.run_folder()) == pytest.approx(losses_of(one.folder), rel=1e-6)
 
 
 def test_the_blocks_matrices_are_packed_and_nothing_else(tmp_path: Path) -> None:
@@ -58,6 +95,31 @@ def test_the_blocks_matrices_are_packed_and_nothing_else(tmp_path: Path) -> None
     pairs = [adapter.parameters(one.module) for one in (packed, plain)]
     for name, ours in pairs[0].items():
         torch.testing.assert_close(ours.grad, pairs[1][name].grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("four")
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_worker_holds_its_part_of_the_packed_values_and_a_dry_run_says_so(
+    tmp_path: Path, workers: int
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    root, cluster = with_base(tmp_path / "ws", **WIDE), ClusterEntry("some", workers=workers)
+    plan = dataclasses.replace(planned(root, "chat", **QLORA), cluster=cluster)
+    settings = rooms.load(plan.file).Settings(**plan.settings)
+    loaded = adapt(load(root / "base", root), settings, 0, ALONE.device, sharded=workers > 1)
+    if spread := spreading(cluster, Group(0, workers, ALONE.device), "fp32", "the model"):
+        spread(loaded.module, loaded.port, None)
+    held = sum(local(one).nbytes for one in loaded.module.parameters())
+    layers = loaded.module.modules()
+    states = [one.product.state for one in layers if isinstance(getattr(one, "product", None), quantise.NF4)]
+    for state in states:
+        parts = (state.absmax, state.code, state.state2.absmax, state.state2.code, state.offset)
+        held += sum(part.nbytes for part in parts)
+    found = estimate(plan, settings)
+    assert len(states) == 14
+    assert found.weights == held
+    assert found.of_pass is not None
+    assert found.whole > 0
 
 
 def gradient_of(module: torch.nn.Module) -> None:
