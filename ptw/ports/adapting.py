@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +20,46 @@ from ptw.ports.parallel import blocks
 OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
-def begin(loaded: Loaded, settings: Settings, seed: int) -> list[str]:
-    """Put a new adapter on the layers that its targets name, and freeze all else; the layers' names.
+@dataclass(frozen=True)
+class Drawn:
+    """A parameter that no checkpoint has: the same on every process."""
 
-    It starts as PEFT's does, A uniform as a linear layer's own weight, B zero: it changes nothing yet.
+    name: str
+    value: Tensor
+    theirs: tuple[str, ...] = ()
+
+    @property
+    def ours(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def from_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [self.value]
+
+    def to_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return []
+
+
+def begin(loaded: Loaded, settings: Settings, seed: int) -> list[Drawn]:
+    """Put a new adapter on the layers that its targets name, and freeze all else.
+
+    It starts as PEFT's does, A uniform as a linear layer's own weight, B zero: it changes nothing yet. Given
+    are its parameters, which a model on the meta device has yet to be filled with.
     """
-    names = targeted(loaded, settings.target_modules)
+    places = targeted(loaded, settings.target_modules)
     random = torch.Generator().manual_seed(seed)
     linears = linear_layers(loaded.module)
     pairs = {}
-    for name, place in sorted(names.items()):
+    for name, place in sorted(places.items()):
         down = torch.empty(settings.r, linears[place].in_features)
         nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=random)
         pairs[name] = (down, torch.zeros(linears[place].out_features, settings.r))
     loaded.module.requires_grad_(False)
     adapter.attach(loaded, Adapter(settings, pairs))
-    return sorted(names)
+    return [
+        Drawn(f"{places[name]}{end}", matrix)
+        for name, pair in pairs.items()
+        for end, matrix in zip((DOWN, UP), pair, strict=True)
+    ]
 
 
 def all_linear(loaded: Loaded) -> tuple[str, ...]:

@@ -59,11 +59,10 @@ class ReferenceModel(nn.Module):
 def load_reference(
     folder: Path,
     dtype: torch.dtype | None,
-    device: torch.device | str,
     growth: Growth | None = None,
     scores: Scores | None = None,
 ) -> tuple[ReferenceModel, tuple[str, ...]]:
-    """Hugging Face's class of a checkpoint, and what is off with it; PtwError where it does not fit.
+    """Hugging Face's class of a checkpoint, on the CPU, and what is off with it; PtwError if it does not fit.
 
     It is the one that gives scores where the checkpoint does, or where `scores` asks for new ones.
     """
@@ -84,7 +83,7 @@ def load_reference(
         _grow(reference, growth)
     if scores is not None and not stored_scores(hf_config):
         reference = _giving_scores(reference, hf_config, scores, folder)
-    model = ReferenceModel(reference.to(device))
+    model = ReferenceModel(reference)
     _assert_plain_head(model, folder)
     return model, NOTES
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ptw.errors import PtwError
+from ptw.ports.bare import bare, replace_each
 from ptw.ports.checkpoint import Checkpoint, demand_floats, open_checkpoint
 from ptw.ports.grow import Growth, grown, grown_config
 from ptw.ports.mapping import as_named, held_wide, padded_tables
@@ -23,6 +23,8 @@ from ptw.workspace import rooms
 
 # puts a model on several processes while it is still on the meta device; handed the module, port and Config
 Spread = Callable[[nn.Module, Port | None, Any], None]
+# changes a model before that: a port's on the meta device, for which it gives the operators that then fill it
+Prepare = Callable[["Loaded"], Sequence[Operator]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def load(
     port: str | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    prepare: Prepare | None = None,
     spread: Spread | None = None,
     scores: Scores | None = None,
     growth: Growth | None = None,
@@ -54,8 +57,8 @@ def load(
 
     It gives scores in place of words where the checkpoint does, or where `scores` asks for new ones. Tensors
     go from disk into the port one operator at a time, so that the model never stands in memory twice. With
-    `spread` a process keeps of each only what it holds; without a port the model is loaded first. With
-    `growth` it has rows for further tokens.
+    `spread` a process keeps of each only what it holds, also of what `prepare` made of the model; without a
+    port the model is loaded first. With `growth` it has rows for further tokens.
     PtwError names each unknown, missing and left-over tensor.
     """
     checkpoint = open_checkpoint(folder)
@@ -65,12 +68,17 @@ def load(
     if found is None:
         from ptw.ports.fallback import load_reference
 
-        reference, notes = load_reference(folder, dtype, device, growth, scores)
-        if spread is not None:
-            spread(reference, None, None)
+        reference, notes = load_reference(folder, dtype, growth, scores)
         hf_config = grown_config(checkpoint.hf_config, growth) if growth else checkpoint.hf_config
         hf_config = classifier_config(hf_config, scores) if scores else hf_config
-        return Loaded(reference, hf_config, None, notes)
+        loaded = Loaded(reference, hf_config, None, notes)
+        if prepare is not None:
+            prepare(loaded)
+        if spread is None:
+            reference.to(device)
+        else:  # which goes to the device block by block
+            spread(reference, None, None)
+        return loaded
     if growth is not None:
         checkpoint = grown(checkpoint, growth, found)
     hf_config = checkpoint.hf_config
@@ -78,8 +86,13 @@ def load(
     if labels := stored or (scores.labels if scores else None):
         found = giving_scores(found, labels)
     operators = as_named(found.weights(config), checkpoint.files)
-    module = empty(found, config, dtype or stored_dtype(checkpoint), device, held_wide(operators), spread)
-    anew = begun(operators, module, hf_config, scores) if scores and not stored else operators
+    module = bare(found, config, dtype or stored_dtype(checkpoint), held_wide(operators))
+    anew: Sequence[Operator] = operators
+    if scores and not stored:
+        anew = begun(operators, module, hf_config, scores)
+    if prepare is not None:
+        anew = prepare(Loaded(module, hf_config, found, operators=tuple(anew)))
+    _give_memory(module, found, config, device, spread)
     fill(module, anew, checkpoint)
     hf_config = classifier_config(hf_config, scores) if scores else hf_config
     return Loaded(module, hf_config, found, operators=tuple(operators))
@@ -107,9 +120,21 @@ def create(
     if scores:
         found, hf_config = giving_scores(found, scores.labels), classifier_config(hf_config, scores)
     operators = found.weights(config)
-    module = empty(found, config, dtype, device, held_wide(operators), spread)
+    module = bare(found, config, dtype, held_wide(operators))
+    _give_memory(module, found, config, device, spread)
     initialise(module, seed, float(hf_config.get("initializer_range", 0.02)), padded_tables(operators))
     return Loaded(module, dict(hf_config), found, operators=tuple(operators))
+
+
+def _give_memory(
+    module: nn.Module, port: Port, config: Any, device: torch.device | str, spread: Spread | None
+) -> None:
+    """Unset, for all of a model on the meta device or for what this process holds of it."""
+    if spread is None:
+        replace_each(module, (), device)
+    else:
+        spread(module, port, config)
+        materialise(module, device)
 
 
 def initialise(module: nn.Module, seed: int, spread: float, tables: Mapping[str, int]) -> None:
@@ -137,7 +162,7 @@ def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
     return dtype
 
 
-def fill(module: nn.Module, operators: list[Operator], checkpoint: Checkpoint) -> None:
+def fill(module: nn.Module, operators: Sequence[Operator], checkpoint: Checkpoint) -> None:
     """Copy a checkpoint's tensors into a port's parameters; PtwError unless the map is complete and fits."""
     parameters = dict(module.named_parameters())
     _complete(operators, checkpoint, parameters)
@@ -199,64 +224,9 @@ def port_for(root: Path | None, name: str) -> Port | None:
     return None if name == rooms.WITHOUT_PORT else find_port(root, name)
 
 
-class _NoDefaults(TorchFunctionMode):
-    """Modules draw no first weights. On the meta device that changes nothing, yet imports torch's compiler:
-    it took two seconds of every process that opened a model."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == torch.nn.init.__name__:
-            return args[0] if args else (kwargs or {})["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def empty(
-    port: Port,
-    config: Any,
-    dtype: torch.dtype,
-    device: torch.device | str,
-    wide: Collection[str],
-    spread: Spread | None,
-) -> nn.Module:
-    """The port's modules with unset memory: made on the meta device, so that no default weights are drawn.
-
-    Parameters that are `wide` are in fp32 at least.
-    """
-    with torch.device("meta"), _NoDefaults():
-        module = port.Model(config).to(dtype)
-    if spread is None:
-        replace_each(module, wide, device)
-        return module
-    replace_each(module, wide, "meta")
-    spread(module, port, config)
-    materialise(module, device)
-    return module
-
-
-def replace_each(module: nn.Module, wide: Collection[str], device: torch.device | str) -> None:
-    """Unset memory on the device for each parameter and buffer; one tensor may have several names."""
-    kept: dict[int, Tensor] = {}
-    for name, parameter in list(module.named_parameters(remove_duplicate=False)):
-        if id(parameter) not in kept:
-            held = torch.promote_types(parameter.dtype, torch.float32) if name in wide else parameter.dtype
-            kept[id(parameter)] = nn.Parameter(_unset(parameter, device, held), parameter.requires_grad)
-        _put(module, name, kept[id(parameter)])
-    for name, buffer in list(module.named_buffers(remove_duplicate=False)):
-        _put(module, name, kept.setdefault(id(buffer), _unset(buffer, device, buffer.dtype)))
-
-
-def _unset(tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
-    # not `empty_like`: of a tensor on the meta device it imports sympy
-    return torch.empty(tensor.shape, dtype=dtype, device=device)
-
-
-def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    owner, _, attribute = name.rpartition(".")
-    setattr(module.get_submodule(owner), attribute, tensor)
-
-
-def _complete(operators: list[Operator], checkpoint: Checkpoint, parameters: Mapping[str, Tensor]) -> None:
+def _complete(
+    operators: Sequence[Operator], checkpoint: Checkpoint, parameters: Mapping[str, Tensor]
+) -> None:
     read = [name for operator in operators for name in operator.theirs]
     made = [name for operator in operators for name in operator.ours]
     optional = {operator.name for operator in operators if isinstance(operator, Tied | Absent)}

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from ptw.errors import PtwError
+from ptw.ports.bare import bare, replace_each
 from ptw.ports.classifier import class_of
-from ptw.ports.load import Loaded, empty, port_for, replace_each
+from ptw.ports.load import Loaded, port_for
 from ptw.ports.mapping import held_wide
 from ptw.ports.parallel import blocks
 from ptw.ports.port import configure
@@ -34,7 +35,7 @@ def outline(
     if labels:
         found = giving_scores(found, labels)
     operators = found.weights(config)
-    module = empty(found, config, dtype, "meta", held_wide(operators), None)
+    module = bare(found, config, dtype, held_wide(operators))
     return Loaded(module, hf_config, found, operators=tuple(operators))
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,38 @@ from torch.nn import functional
 
 from ptw.errors import PtwError
 from ptw.ports.adapting import linear_layers
+from ptw.ports.weights import Operator
 
 LIBRARY = "bitsandbytes"
 BLOCK = 64  # weights with one scale
 FARTHEST = 0.17  # of a block's largest weight: half the widest gap of NF4's values, and what the scale loses
 
 
-@dataclass(frozen=True)
 class NF4:
-    """How a weight is packed; called, it is the product with the unpacked one, which is never kept."""
+    """How a layer's weight is packed; called, it is the product with the unpacked one, which is not kept.
 
-    state: Any  # bitsandbytes' QuantState: scales of 64 weights each, quantised themselves
+    state: bitsandbytes' QuantState: scales of 64 weights each, quantised themselves; on the device.
+    """
+
+    def __init__(self, place: str, weight: Tensor, device: torch.device) -> None:
+        self.place, self.shape, self.dtype, self.device = place, weight.shape, weight.dtype, device
+        self.state: Any = None
+        self.norm = self.error = 0.0  # squared: of the weight, and of what packing it changes
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """Two values a byte, on the device. PtwError where they do not come back."""
+        library, weight = _library(), weight.detach().to(self.device, self.dtype)
+        packed, self.state = library.functional.quantize_4bit(
+            weight, blocksize=BLOCK, quant_type="nf4", compress_statistics=True
+        )
+        difference = self.unpacked(packed).double() - weight.double()
+        _demand_close(difference, weight, self.place, library.__version__)
+        self.norm, self.error = (one.double().square().sum().item() for one in (weight, difference))
+        return cast(Tensor, packed)
 
     def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if weight.is_meta:  # what it computes is counted before it is packed
+            return functional.linear(input, input.new_empty(self.shape), bias)
         product: Tensor = _library().matmul_4bit(input, weight.t(), quant_state=self.state, bias=bias)
         return product
 
@@ -49,27 +68,54 @@ class NF4Linear(nn.Linear):
         return self.product(input, self.weight, self.bias)
 
 
-def quantise(module: nn.Module, device: torch.device, stays_on: torch.device) -> float:
-    """Pack the linear layers of the blocks, one at a time, on the device; then all but scales `stays_on` one.
+@dataclass(frozen=True)
+class Packing:
+    """An operator whose parameters are packed when they are made, as far as they are to be: one way only."""
 
-    Returns how far the packed matrices are from their own, as a norm relative to theirs. PtwError without
-    bitsandbytes, and where what it packs does not come back.
+    operator: Operator
+    products: Mapping[str, NF4]  # by the name of the parameter
+
+    @property
+    def theirs(self) -> tuple[str, ...]:
+        return self.operator.theirs
+
+    @property
+    def ours(self) -> tuple[str, ...]:
+        return self.operator.ours
+
+    def from_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        made = zip(self.ours, self.operator.from_hf(tensors), strict=True)
+        return [self.products[name].pack(one) if name in self.products else one for name, one in made]
+
+    def to_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        raise NotImplementedError("a packed weight is unpacked by `unpacked`")
+
+
+def pack(module: nn.Module, device: torch.device, operators: Sequence[Operator]) -> list[Operator]:
+    """Have the linear layers of the blocks packed, one at a time, on the device.
+
+    Where they have no memory yet that is done by the operators that it gives, which fill them; else now, and
+    they stay where they are. PtwError without bitsandbytes, and where what it packs does not come back.
     """
-    library, whole, error = _library(), 0.0, 0.0
+    _library()
+    products = {}
     for place, layer in linear_layers(module).items():
-        weight = layer.weight.detach().to(device)
-        packed, state = library.functional.quantize_4bit(
-            weight, blocksize=BLOCK, quant_type="nf4", compress_statistics=True
-        )
-        product = NF4(state)
-        difference = product.unpacked(packed).double() - weight.double()
-        _demand_close(difference, weight, place, library.__version__)
-        whole += weight.double().square().sum().item()
-        error += difference.square().sum().item()
+        weight, product = layer.weight, NF4(place, layer.weight, device)
+        if weight.is_meta:
+            packed = torch.empty(PackedBytes.of(weight.numel()).values, 1, dtype=torch.uint8, device="meta")
+        else:
+            packed = product.pack(weight).to(weight.device)
         owner, _, attribute = place.rpartition(".")
-        setattr(module.get_submodule(owner), attribute, NF4Linear(layer, packed.to(stays_on), product))
-    module.to(stays_on)
-    return math.sqrt(error / whole) if whole else 0.0
+        setattr(module.get_submodule(owner), attribute, NF4Linear(layer, packed, product))
+        products[f"{place}.weight"] = product
+    return [Packing(one, products) if products.keys() & set(one.ours) else one for one in operators]
+
+
+def lost(module: nn.Module) -> float:
+    """How far the packed matrices are from their own, as a norm relative to theirs."""
+    packed = _products(module).values()
+    norm = sum(one.norm for one in packed)
+    return math.sqrt(sum(one.error for one in packed) / norm) if norm else 0.0
 
 
 @dataclass(frozen=True)
@@ -89,12 +135,17 @@ class PackedBytes:
 
 def unpacked(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The module's state with its packed weights as matrices again, where the others are."""
-    products = {place: getattr(layer, "product", None) for place, layer in module.named_modules()}
-    packed = {f"{place}.weight": one for place, one in products.items() if isinstance(one, NF4)}
+    packed = _products(module)
     return {
         name: packed[name].unpacked(tensor).to(tensor.device) if name in packed else tensor
         for name, tensor in state.items()
     }
+
+
+def _products(module: nn.Module) -> dict[str, NF4]:
+    """Of the packed weights, by the parameter's name."""
+    products = {place: getattr(layer, "product", None) for place, layer in module.named_modules()}
+    return {f"{place}.weight": one for place, one in products.items() if isinstance(one, NF4)}
 
 
 def _demand_close(difference: Tensor, weight: Tensor, place: str, version: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 from ptw.errors import PtwError
 from ptw.ports import adapter, adapting, quantise
 from ptw.ports.load import Loaded
+from ptw.ports.weights import Operator
 from ptw.train import demand
 
 
@@ -54,26 +56,40 @@ def demand_sense(settings: AdapterSettings, shape: bool, tensor: int) -> None:
         )
 
 
-def adapt(
-    loaded: Loaded, settings: AdapterSettings, seed: int, device: torch.device, *, sharded: bool = False
-) -> Loaded:
-    """The model on its device, with a new adapter that alone learns, where one is asked for.
+def begin(loaded: Loaded, settings: AdapterSettings, seed: int, device: torch.device) -> Sequence[Operator]:
+    """Put a new adapter on the model, which alone learns, where one is asked for; the operators that fill it.
 
-    All workers make the same one. The notes say what it is. What is going to be sharded waits, packed, in CPU
-    memory: whole it need not fit the device.
+    The model is a port's on the meta device, or a filled one. All workers make the same adapter. What is
+    packed is packed on the device.
     """
     if settings.adapter == "none":
-        return loaded
-    notes = []
+        return loaded.operators
+    operators: Sequence[Operator] = loaded.operators
     if settings.adapter == "qlora":
-        away = quantise.quantise(loaded.module, device, torch.device("cpu") if sharded else device)
-        notes.append(f"the base is in NF4, {away:.1%} of its matrices' norm away from the checkpoint")
+        operators = quantise.pack(loaded.module, device, operators)
     targets = settings.lora_targets
     names = adapting.all_linear(loaded) if isinstance(targets, str) else tuple(targets)
     peft = adapter.Settings(
         settings.lora_rank, settings.lora_alpha, names, settings.lora_dropout, settings.lora_rslora
     )
-    layers = adapting.begin(loaded, peft, seed)
+    return [*operators, *adapting.begin(loaded, peft, seed)]
+
+
+def adapt(loaded: Loaded, settings: AdapterSettings, seed: int, device: torch.device) -> Loaded:
+    """A model that is filled, on its device, with a new adapter."""
+    begin(loaded, settings, seed, device)
+    loaded.module.to(device)
+    return dataclasses.replace(loaded, notes=(*loaded.notes, *notes(loaded, settings)))
+
+
+def notes(loaded: Loaded, settings: AdapterSettings) -> Iterator[str]:
+    """What the adapter is, and what its base lost."""
+    layers = adapter.attached(loaded.module).values()
+    if not layers:
+        return
+    if settings.adapter == "qlora":
+        away = quantise.lost(loaded.module)
+        yield f"the base is in NF4, {away:.1%} of its matrices' norm away from the checkpoint"
     learns = sum(p.numel() for p in loaded.module.parameters() if p.requires_grad)
-    notes.append(f"an adapter of {learns:,} parameters learns, on {len(layers)} layers: {', '.join(names)}")
-    return dataclasses.replace(loaded, notes=(*loaded.notes, *notes))
+    names = ", ".join(next(iter(layers)).settings.target_modules)
+    yield f"an adapter of {learns:,} parameters learns, on {len(layers)} layers: {names}"

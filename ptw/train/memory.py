@@ -160,7 +160,7 @@ def _learning(
         packed = {f"{name}.weight": PackedBytes.of(one.weight.numel()) for name, one in layers.items()}
     unpacked = dataclasses.replace(settings, adapter="lora") if packed else settings
     with mode:
-        loaded = adapted.adapt(loaded, unpacked, settings.seed, torch.device("cpu"))
+        adapted.begin(loaded, unpacked, settings.seed, torch.device("cpu"))
     if settings.stage == "new-rows":
         new_rows.freeze(loaded.module, loaded.port, getattr(loaded.module, "config", None))
     if "pooling" in asked:

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +15,11 @@ from ptw.errors import PtwError
 from ptw.ports import adapter, adapting, compiled, quantise
 from ptw.ports.classifier import AUTO, is_brought
 from ptw.ports.export import export
-from ptw.ports.load import Loaded, Spread, create, load
+from ptw.ports.load import Loaded, Prepare, Spread, create, load
 from ptw.ports.port import Port
 from ptw.ports.scores import Scores, own_head, scores_in
 from ptw.ports.source import resolve
+from ptw.ports.weights import Operator
 from ptw.runs.record import ADAPTER, MODEL
 from ptw.tokens import fingerprint
 from ptw.tokens.closing import closing
@@ -82,15 +83,16 @@ def open_for_training(run: Holder, scores: Scores | None) -> tuple[Loaded, Work 
         if spread is not None:
             spread(module, port, config)
 
-    # an adapter goes onto whole layers; else each worker has in memory only what it holds
-    at_once = spread is not None and settings.adapter == "none"
-    loaded = _opened(run, scores, measured if at_once else None)
-    if not at_once:
-        sharded = spread is not None
-        loaded = adapted.adapt(loaded, settings, settings.seed, group.device, sharded=sharded)
+    def prepared(loaded: Loaded) -> Sequence[Operator]:
+        operators = adapted.begin(loaded, settings, settings.seed, group.device)
         if (projection := scores_in(loaded.module)) is not None:
             loaded.module.get_parameter(projection).requires_grad_(True)
+        return operators
+
+    loaded = _opened(run, scores, prepared, None if spread is None else measured)
+    if spread is None:
         measured(loaded.module, loaded.port, getattr(loaded.module, "config", None))
+    loaded = replace(loaded, notes=(*loaded.notes, *adapted.notes(loaded, settings)))
     (work,) = works
     if work is None:
         loaded = replace(loaded, notes=(*loaded.notes, UNCOUNTED))
@@ -137,7 +139,7 @@ def _compile(loaded: Loaded, model: str) -> None:
     compiled.compile_blocks(loaded.module)
 
 
-def _opened(run: Holder, scores: Scores | None, spread: Spread | None) -> Loaded:
+def _opened(run: Holder, scores: Scores | None, prepare: Prepare, spread: Spread | None) -> Loaded:
     plan, settings, tokenizer, device = run.plan, run.settings, run.tokenizer, run.group.device
     demand_tokenizer(plan, tokenizer)
     entry = plan.model
@@ -154,15 +156,13 @@ def _opened(run: Holder, scores: Scores | None, spread: Spread | None) -> Loaded
     _demand_its_ids(folder, entry.name, tokenizer)
     frozen_in_bf16 = settings.adapter != "none" and settings.precision == "bf16"
     dtype = torch.bfloat16 if frozen_in_bf16 else torch.float32
-    # whole it need not fit: a device gets one matrix at a time to pack, or one block to keep a part of
-    in_steps = settings.adapter == "qlora" or (settings.adapter == "lora" and run.group.world > 1)
-    first_on = torch.device("cpu") if in_steps else device
     growth = growth_of(run, folder)
     loaded = load(
         *(folder, plan.root),
         port=entry.port,
         dtype=dtype,
-        device=first_on,
+        device=device,
+        prepare=prepare,
         spread=spread,
         scores=scores,
         growth=growth,

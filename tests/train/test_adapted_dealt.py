@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from ptw.ports import adapter
+from ptw.ports.load import Loaded, load
+from ptw.ports.parallel import held, local
+from ptw.ports.weights import Operator
 from ptw.runs import record
 from ptw.train import checkpoint
+from ptw.train.adapted import AdapterSettings, adapt, begin
+from ptw.train.group import Group
+from ptw.train.parallel import spreading
 from ptw.train.plan import LOCAL, Plan
 from ptw.workspace.manifest import ClusterEntry
 from tests.train.conftest import planned, steps_of, together, trained
@@ -72,6 +79,26 @@ def test_on_dealt_heads_an_adapter_learns_as_on_one_worker_and_goes_on_there(tmp
     demand_equal(folder, one.folder, root)
     of_one = published(folder)
     assert all(is_near(of_one[name], of_two[name]) < 1e-4 for name in of_two)
+
+
+@pytest.mark.usefixtures("four")
+def test_beneath_an_adapter_too_a_worker_has_in_memory_only_what_it_holds(tmp_path: Path) -> None:
+    root = with_base(tmp_path / "ws")
+    settings, cpu = AdapterSettings(adapter="lora"), torch.device("cpu")
+
+    def prepare(bare: Loaded) -> Sequence[Operator]:
+        operators = begin(bare, settings, 0, cpu)
+        assert all(one.is_meta for one in bare.module.parameters())
+        return operators
+
+    spread = spreading(ClusterEntry("four", workers=4), Group(0, 4, cpu), "fp32", "the model")
+    dealt = load(root / "base", root, prepare=prepare, spread=spread)
+    whole = dict(adapt(load(root / "base", root), settings, 0, cpu).module.named_parameters())
+    for name, one in dealt.module.named_parameters():
+        assert torch.equal(local(one), whole[name][held(one)])
+    assert sum(local(one).numel() for one in dealt.module.parameters()) < 0.26 * sum(
+        one.numel() for one in whole.values()
+    )
 
 
 def with_sparse_base(root: Path, **sizes: int) -> Path:

@@ -15,7 +15,7 @@ from ptw.ports.load import load
 from ptw.ports.parallel import local
 from ptw.runs import lines, record
 from ptw.runs.open import open_named
-from ptw.train.adapted import AdapterSettings, adapt, demand_sense
+from ptw.train.adapted import AdapterSettings, adapt, begin, demand_sense
 from ptw.train.group import Group
 from ptw.train.memory import estimate
 from ptw.train.parallel import spreading
@@ -106,9 +106,12 @@ def test_a_worker_holds_its_part_of_the_packed_values_and_a_dry_run_says_so(
     root, cluster = with_base(tmp_path / "ws", **WIDE), ClusterEntry("some", workers=workers)
     plan = dataclasses.replace(planned(root, "chat", **QLORA), cluster=cluster)
     settings = rooms.load(plan.file).Settings(**plan.settings)
-    loaded = adapt(load(root / "base", root), settings, 0, ALONE.device, sharded=workers > 1)
-    if spread := spreading(cluster, Group(0, workers, ALONE.device), "fp32", "the model"):
-        spread(loaded.module, loaded.port, None)
+    spread = spreading(cluster, Group(0, workers, ALONE.device), "fp32", "the model")
+    loaded = load(
+        *(root / "base", root),
+        prepare=lambda bare: begin(bare, settings, 0, ALONE.device),
+        spread=spread,
+    )
     held = sum(local(one).nbytes for one in loaded.module.parameters())
     layers = loaded.module.modules()
     states = [one.product.state for one in layers if isinstance(getattr(one, "product", None), quantise.NF4)]

@@ -42,7 +42,7 @@ def without_guard():
 
 def through_ptw():
     from ptw.ports.fallback import load_reference
-    load_reference(__import__("pathlib").Path("/room/cases/00-plain/checkpoint"), None, "cpu")
+    load_reference(__import__("pathlib").Path("/room/cases/00-plain/checkpoint"), None)
 
 def in_memory():
     return [sys.modules[name] for name in sys.modules if name.startswith("transformers.")][0]

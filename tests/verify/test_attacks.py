@@ -95,7 +95,7 @@ REFERENCE = {
     "sys.modules": "import sys\n[m for n, m in sys.modules.items() if n.startswith('transformers.models')][0]",
     "in memory": "import gc\n[o for o in gc.get_objects() if type(o).__module__.startswith('transformers')][0]",
     "through ptw": "from ptw.ports.fallback import load_reference\nfrom pathlib import Path\n"
-    "load_reference(next(Path('/room/cases-llama').iterdir()) / 'checkpoint', None, 'cpu')",
+    "load_reference(next(Path('/room/cases-llama').iterdir()) / 'checkpoint', None)",
     "through the gate": "from ptw.verify import reference\nreference.config_class('llama')",
     "another wrapper": "import peft",
     "another Python": "import subprocess, sys\n"
