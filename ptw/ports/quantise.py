@@ -34,7 +34,9 @@ class NF4:
         self.norm = self.error = 0.0  # squared: of the weight, and of what packing it changes
 
     def pack(self, weight: Tensor) -> Tensor:
-        """Two values a byte, on the device. PtwError where they do not come back."""
+        """Two values a byte, on the device. PtwError where they do not come back, or are of another shape."""
+        if weight.shape != self.shape:  # packed, a matrix has the shape of its transpose
+            raise PtwError(f"config.json asks for {self.place} of shape {tuple(self.shape)}")
         library, weight = _library(), weight.detach().to(self.device, self.dtype)
         packed, self.state = library.functional.quantize_4bit(
             weight, blocksize=BLOCK, quant_type="nf4", compress_statistics=True

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ptw.errors import PtwError
 from ptw.evals.evaluate import evaluate
@@ -149,6 +149,16 @@ def test_a_run_learns_says_what_was_lost_and_publishes_what_it_trained(
     assert evaluate(read(root), open_named(read(root), found.name))["loss"] == pytest.approx(
         evaluated[-1]["held_out_loss"], rel=limit
     )
+
+
+def test_a_matrix_of_another_shape_is_refused_though_it_has_as_many_values(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    root = with_base(tmp_path / "ws", **WIDE)
+    file = root / "base" / "model.safetensors"
+    tensors, name = load_file(file), "model.layers.1.mlp.up_proj.weight"
+    save_file(tensors | {name: tensors[name].T.contiguous()}, file, {"format": "pt"})
+    with pytest.raises(PtwError, match=r"asks for model\.layers\.1\.mlp\.up_proj of shape \(128, 64\)"):
+        trained(planned(root, "chat", **QLORA))
 
 
 def test_weights_that_do_not_come_back_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
