@@ -28,7 +28,7 @@ from ptw.verify import closure, prune
 from ptw.verify.reports.machine import processor
 from ptw.verify.sandbox import PACKAGE
 
-DRAWING_SECONDS, ANSWER_SECONDS = 300, 900
+REQUEST_SECONDS = 300  # for one family's cases, or what is said to one of them
 LAST_LINES, LAST_BYTES = 12, 1 << 14
 MAKER, ANSWERER = (PACKAGE / "verify" / name for name in ("drawing/draw.py", "reference/trace.py"))
 
@@ -81,13 +81,13 @@ class Reference:
             threading.Thread(target=self._listen, args=[self.process], daemon=True).start()
 
     def draw(self, requests: Sequence[Mapping[str, object]]) -> None:
-        self._ask("draw", requests, DRAWING_SECONDS)
+        self._ask("draw", requests)
 
     def answer(self, requests: Sequence[Mapping[str, object]]) -> None:
-        self._ask("answer", requests, ANSWER_SECONDS)
+        self._ask("answer", requests)
 
     def enlarge(self, requests: Sequence[Mapping[str, object]]) -> None:
-        self._ask("enlarge", requests, DRAWING_SECONDS)
+        self._ask("enlarge", requests)
 
     def close(self) -> None:
         """Its workers end with it."""
@@ -104,14 +104,16 @@ class Reference:
             self.lines.put(line)
         self.lines.put(b"")
 
-    def _ask(self, kind: str, requests: Sequence[Mapping[str, object]], seconds: int) -> None:
+    def _ask(self, kind: str, requests: Sequence[Mapping[str, object]]) -> None:
         """Have every request done; PtwError with the process's last words if it could not."""
         if not requests:
             return
         self.start()
         assert self.process is not None
         assert self.process.stdin is not None
-        asked = {"kind": kind, "requests": list(requests), "workers": os.cpu_count() or 1}
+        workers = os.cpu_count() or 1
+        seconds = REQUEST_SECONDS * -(-len(requests) // workers)
+        asked = {"kind": kind, "requests": list(requests), "workers": workers}
         try:
             self.process.stdin.write(json.dumps(asked).encode() + b"\n")
             self.process.stdin.flush()
