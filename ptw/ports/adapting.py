@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,30 +12,11 @@ from ptw.errors import PtwError
 from ptw.ports import adapter
 from ptw.ports.adapter import DOWN, UP, WITHOUT_PORT, Adapter, Settings, is_plain
 from ptw.ports.load import Loaded
-from ptw.ports.mapping import renamed
+from ptw.ports.mapping import Drawn, renamed
 from ptw.ports.parallel import blocks
 
 # where a family has experts, PEFT takes these names for theirs, and a dense layer of the name is left out
 OF_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A parameter that no checkpoint has: the same on every process."""
-
-    name: str
-    value: Tensor
-    theirs: tuple[str, ...] = ()
-
-    @property
-    def ours(self) -> tuple[str, ...]:
-        return (self.name,)
-
-    def from_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [self.value]
-
-    def to_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return []
 
 
 def begin(loaded: Loaded, settings: Settings, seed: int) -> list[Drawn]:

@@ -104,8 +104,8 @@ def _giving_scores(words: Any, hf_config: Mapping[str, Any], scores: Scores, fol
     if not isinstance(getattr(reference, "score", None), nn.Linear):
         raise PtwError(f"{folder}: {type(reference).__name__} has no {SCORES}: it needs a port")
     setattr(reference, reference.base_model_prefix, words.base_model)
-    (drawn,) = new_scores(hf_config, scores, reference.score.weight.shape[1]).from_hf([])
-    reference.score.weight = nn.Parameter(drawn.to(words.dtype))
+    drawn = new_scores(hf_config, scores, reference.score.weight.shape[1])
+    reference.score.weight = nn.Parameter(drawn.value.to(words.dtype))
     return reference
 
 

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ptw.ports.weights import Either, Named, Operator, PadVocabulary, Rename, Wide
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A parameter that no checkpoint has: the same on every process."""
+
+    name: str
+    value: Tensor
+    theirs: tuple[str, ...] = ()
+
+    @property
+    def ours(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def from_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [self.value]
+
+    def to_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return []
 
 
 def as_named(operators: Sequence[Operator], found: Collection[str]) -> list[Operator]:

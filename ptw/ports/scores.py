@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ptw.errors import PtwError
 from ptw.nn.head import Head
 from ptw.ports.classifier import KIND, class_config
-from ptw.ports.mapping import names_of
+from ptw.ports.mapping import Drawn, names_of
 from ptw.ports.port import Port
 from ptw.ports.weights import Absent, Operator, Same
 
@@ -42,24 +42,6 @@ class Scores:
     pad_id: int | None = None
     names: tuple[str, ...] = ()  # of the labels; without: LABEL_0, LABEL_1, ...
     problem: Problem | None = None
-
-
-@dataclass(frozen=True)
-class New:
-    """Scores that no checkpoint has yet: drawn, the same on every process."""
-
-    scores: Scores
-    width: int
-    spread: float
-    theirs: tuple[str, ...] = ()
-    ours: tuple[str, ...] = (SCORES,)
-
-    def from_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(self.scores.seed)
-        return [torch.randn(self.scores.labels, self.width, generator=generator) * self.spread]
-
-    def to_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return []
 
 
 def stored_scores(hf_config: Mapping[str, Any]) -> int | None:
@@ -137,8 +119,10 @@ def begun(
     return [*(one for one in operators if SCORES not in one.ours), new_scores(hf_config, wanted, width)]
 
 
-def new_scores(hf_config: Mapping[str, Any], wanted: Scores, width: int) -> New:
-    return New(wanted, width, float(hf_config.get("initializer_range") or USUAL_SPREAD))
+def new_scores(hf_config: Mapping[str, Any], wanted: Scores, width: int) -> Drawn:
+    generator = torch.Generator().manual_seed(wanted.seed)
+    spread = float(hf_config.get("initializer_range") or USUAL_SPREAD)
+    return Drawn(SCORES, torch.randn(wanted.labels, width, generator=generator) * spread)
 
 
 def classifier_config(hf_config: Mapping[str, Any], wanted: Scores) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -73,13 +72,6 @@ def begin(loaded: Loaded, settings: AdapterSettings, seed: int, device: torch.de
         settings.lora_rank, settings.lora_alpha, names, settings.lora_dropout, settings.lora_rslora
     )
     return [*operators, *adapting.begin(loaded, peft, seed)]
-
-
-def adapt(loaded: Loaded, settings: AdapterSettings, seed: int, device: torch.device) -> Loaded:
-    """A model that is filled, on its device, with a new adapter."""
-    begin(loaded, settings, seed, device)
-    loaded.module.to(device)
-    return dataclasses.replace(loaded, notes=(*loaded.notes, *notes(loaded, settings)))
 
 
 def notes(loaded: Loaded, settings: AdapterSettings) -> Iterator[str]:

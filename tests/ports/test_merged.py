@@ -14,7 +14,7 @@ from ptw.ports import adapter, adapting
 from ptw.ports.adapter import Settings
 from ptw.ports.export import export
 from ptw.ports.load import create, load
-from ptw.train.adapted import AdapterSettings, adapt
+from ptw.train.adapted import AdapterSettings, begin
 from ptw.workspace import rooms
 from tests.ports.test_spread import config_of
 
@@ -71,7 +71,7 @@ def test_a_merged_adapter_says_what_peft_says(port: str, tmp_path: Path) -> None
 def test_a_port_without_such_layers_refuses_an_adapter(port: str, tmp_path: Path) -> None:
     loaded = load(base_of(port, tmp_path / "base"), None, dtype=torch.float64)
     with pytest.raises(PtwError, match=f"{port} has no linear layer"):
-        adapt(loaded, AdapterSettings(adapter="lora"), 0, torch.device("cpu"))
+        begin(loaded, AdapterSettings(adapter="lora"), 0, torch.device("cpu"))
     config = peft.LoraConfig(r=3, target_modules=[REFUSED[port]], fan_in_fan_out=True, task_type="CAUSAL_LM")
     peft.get_peft_model(reference(tmp_path / "base"), config).save_pretrained(tmp_path / "theirs")
     with pytest.raises(PtwError, match="fan_in_fan_out = True is not implemented"):

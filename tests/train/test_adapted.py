@@ -22,7 +22,7 @@ from ptw.ports.load import load
 from ptw.runs import lines, record
 from ptw.runs.export import export_run
 from ptw.runs.open import open_named
-from ptw.train.adapted import AdapterSettings, adapt
+from ptw.train.adapted import AdapterSettings, begin
 from ptw.train.group import Group
 from ptw.train.run import Run
 from ptw.train.settings import TrainingSettings
@@ -91,7 +91,7 @@ def test_a_new_adapter_is_the_one_that_peft_makes(base: Path) -> None:
     loaded = load(base / "base", None)
     before = logits_of(loaded.module)
     settings = AdapterSettings(adapter="lora", lora_rank=4)
-    loaded = adapt(loaded, settings, 0, ALONE.device)
+    begin(loaded, settings, 0, ALONE.device)
     reference = LlamaForCausalLM.from_pretrained(base / "base")
     config = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     theirs = {
@@ -231,7 +231,8 @@ def test_in_bf16_the_base_is_bf16_and_the_adapter_fp32(base: Path) -> None:
 
 def test_what_a_narrow_dtype_rounds_away_is_measured(base: Path) -> None:
     """One part in 2^9 of the weight stays of it, which is much of a small change."""
-    loaded = adapt(load(base / "base", None), AdapterSettings(adapter="lora"), 0, ALONE.device)
+    loaded = load(base / "base", None)
+    begin(loaded, AdapterSettings(adapter="lora"), 0, ALONE.device)
     with torch.no_grad():
         for layer in adapter.attached(loaded.module).values():
             layer.lora_B.weight.normal_(0, 1e-4)
@@ -275,7 +276,8 @@ def test_check_knows_the_settings_that_a_recipe_takes_over(base: Path, tmp_path:
 
 def test_targets_are_peft_s(base: Path) -> None:
     settings = AdapterSettings(adapter="lora", lora_targets=["q_proj", "1.mlp.down_proj"])
-    loaded = adapt(load(base / "base", None), settings, 0, ALONE.device)
+    loaded = load(base / "base", None)
+    begin(loaded, settings, 0, ALONE.device)
     config = peft.LoraConfig(target_modules=["q_proj", "1.mlp.down_proj"])
     reference = peft.get_peft_model(LlamaForCausalLM.from_pretrained(base / "base"), config)
     names = {
@@ -288,7 +290,8 @@ def test_experts_are_left_out(tmp_path: Path) -> None:
     """Their matrices are stacked: no linear layers. PEFT loads what is adapted beside them."""
     config = GptOssConfig(**SIZES, head_dim=8, num_local_experts=4, num_experts_per_tok=2)
     GptOssForCausalLM(config).save_pretrained(tmp_path / "base")
-    loaded = adapt(load(tmp_path / "base", None), AdapterSettings(adapter="lora"), 0, ALONE.device)
+    loaded = load(tmp_path / "base", None)
+    begin(loaded, AdapterSettings(adapter="lora"), 0, ALONE.device)
     layers = adapter.attached(loaded.module)
     assert {place.rpartition(".")[2] for place in layers} == {"q_proj", "k_proj", "v_proj", "o_proj"}
     with torch.no_grad():

@@ -17,7 +17,7 @@ from ptw.ports.parallel import held, local
 from ptw.ports.weights import Operator
 from ptw.runs import record
 from ptw.train import checkpoint
-from ptw.train.adapted import AdapterSettings, adapt, begin
+from ptw.train.adapted import AdapterSettings, begin
 from ptw.train.group import Group
 from ptw.train.parallel import spreading
 from ptw.train.plan import LOCAL, Plan
@@ -93,12 +93,13 @@ def test_beneath_an_adapter_too_a_worker_has_in_memory_only_what_it_holds(tmp_pa
 
     spread = spreading(ClusterEntry("four", workers=4), Group(0, 4, cpu), "fp32", "the model")
     dealt = load(root / "base", root, prepare=prepare, spread=spread)
-    whole = dict(adapt(load(root / "base", root), settings, 0, cpu).module.named_parameters())
-    for name, one in dealt.module.named_parameters():
-        assert torch.equal(local(one), whole[name][held(one)])
-    assert sum(local(one).numel() for one in dealt.module.parameters()) < 0.26 * sum(
-        one.numel() for one in whole.values()
-    )
+    one = load(root / "base", root)
+    begin(one, settings, 0, cpu)
+    whole = dict(one.module.named_parameters())
+    for name, part in dealt.module.named_parameters():
+        assert torch.equal(local(part), whole[name][held(part)])
+    parts = sum(local(part).numel() for part in dealt.module.parameters())
+    assert parts < 0.26 * sum(each.numel() for each in whole.values())
 
 
 def with_sparse_base(root: Path, **sizes: int) -> Path:

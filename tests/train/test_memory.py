@@ -138,7 +138,8 @@ def test_an_adapter_keeps_what_it_keeps(root: Path, precision: str) -> None:
     plan = plan_of(root, adapter="lora", lora_rank=4, precision=precision)
     settings, narrow = rooms.load(plan.file).Settings(**plan.settings), precision == "bf16"
     base = load(root / "base", root, dtype=torch.bfloat16 if narrow else torch.float32)
-    module = adapted.adapt(base, settings, 0, torch.device("cpu")).module.train()
+    adapted.begin(base, settings, 0, torch.device("cpu"))
+    module = base.module.train()
     kept = kept_by(module, torch.autocast("cpu", torch.bfloat16) if narrow else nullcontext())
     found = estimated(plan)
     assert found.of_pass is not None

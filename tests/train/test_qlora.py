@@ -15,7 +15,7 @@ from ptw.ports.load import load
 from ptw.ports.parallel import local
 from ptw.runs import lines, record
 from ptw.runs.open import open_named
-from ptw.train.adapted import AdapterSettings, adapt, begin, demand_sense
+from ptw.train.adapted import AdapterSettings, begin, demand_sense, notes
 from ptw.train.group import Group
 from ptw.train.memory import estimate
 from ptw.train.parallel import spreading
@@ -75,13 +75,14 @@ def test_the_blocks_matrices_are_packed_and_nothing_else(tmp_path: Path) -> None
     pytest.importorskip("bitsandbytes")
     base = with_base(tmp_path / "ws", **WIDE) / "base"
     settings = AdapterSettings(adapter="qlora", lora_targets=["q_proj"])
-    packed = adapt(load(base, None), settings, 0, ALONE.device)
-    assert "in NF4, 9." in packed.notes[0]  # percent: what it costs normal weights
+    packed, plain = (load(base, None) for _ in range(2))
+    begin(packed, settings, 0, ALONE.device)
+    assert "in NF4, 9." in next(notes(packed, settings))  # percent: what it costs normal weights
     bytes_of = {name: own.dtype for name, own in packed.module.named_parameters() if "lora" not in name}
     assert {name for name, dtype in bytes_of.items() if dtype == torch.uint8} == {
         name for name in bytes_of if "_proj" in name
     }
-    plain = adapt(load(base, None), AdapterSettings(adapter="lora", lora_targets=["q_proj"]), 0, ALONE.device)
+    begin(plain, AdapterSettings(adapter="lora", lora_targets=["q_proj"]), 0, ALONE.device)
     state = quantise.unpacked(packed.module, packed.module.state_dict())
     before = load_file(base / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
     assert 0.05 < is_near(state["model.layers.0.mlp.up_proj.weight"], before.double()) < 0.15
