@@ -41,13 +41,17 @@ def test_heads_of_matrices_in_4_bits_are_not_dealt() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_workers_learn_on_a_packed_base_as_one(tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "how"), [("fp32", {}), ("bf16", {}), ("fp32", {"replicas": 2}), ("fp32", {"recompute": 1})]
+)
+def test_two_workers_learn_on_a_packed_base_as_one(
+    tmp_path: Path, precision: str, how: dict[str, int]
+) -> None:
     pytest.importorskip("bitsandbytes")
     root = with_base(tmp_path / "ws", **WIDE)
     settings = QLORA | {"rows": 3, "rows_at_once": 1, "precision": precision, "checkpoint_every": 2}
     one = trained(planned(root, "chat", **settings))
-    plan = planned(root, "chat", **settings)
+    plan = dealt(planned(root, "chat", **settings), **how)
     for done in together(plan, 2):
         assert done.returncode == 0, done.stderr
     within = 1e-6 if precision == "fp32" else 1e-2
