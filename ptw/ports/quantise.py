@@ -72,25 +72,21 @@ class NF4Linear(nn.Linear):
 
 @dataclass(frozen=True)
 class Packing:
-    """An operator whose parameters are packed when they are made, as far as they are to be: one way only."""
+    """An operator whose parameters are packed when they are made, as far as they are to be."""
 
     operator: Operator
     products: Mapping[str, NF4]  # by the name of the parameter
-
-    @property
-    def theirs(self) -> tuple[str, ...]:
-        return self.operator.theirs
-
-    @property
-    def ours(self) -> tuple[str, ...]:
-        return self.operator.ours
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
 
     def from_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         made = zip(self.ours, self.operator.from_hf(tensors), strict=True)
         return [self.products[name].pack(one) if name in self.products else one for name, one in made]
 
     def to_hf(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        raise NotImplementedError("a packed weight is unpacked by `unpacked`")
+        held = zip(self.ours, tensors, strict=True)
+        made = [self.products[name].unpacked(one) if name in self.products else one for name, one in held]
+        return self.operator.to_hf(made)
 
 
 def pack(module: nn.Module, device: torch.device, operators: Sequence[Operator]) -> list[Operator]:
@@ -110,7 +106,10 @@ def pack(module: nn.Module, device: torch.device, operators: Sequence[Operator])
         owner, _, attribute = place.rpartition(".")
         setattr(module.get_submodule(owner), attribute, NF4Linear(layer, packed, product))
         products[f"{place}.weight"] = product
-    return [Packing(one, products) if products.keys() & set(one.ours) else one for one in operators]
+    return [
+        Packing(one, products, one.theirs, one.ours) if products.keys() & set(one.ours) else one
+        for one in operators
+    ]
 
 
 def lost(module: nn.Module) -> float:

@@ -111,6 +111,7 @@ class _Gate:
                 families = cases.draw(list(self.ports), self.level, self.seed, place, self.cache, reference)
                 self._go(families)
                 self.drawn.set()
+                self.turns.release(len(started))  # all cores are theirs
                 self._add_cases(families, reference)
             with self.phase("running ports", lambda: self._count(families, "outputs")):
                 for one in at_once:
@@ -208,9 +209,8 @@ class _Gate:
 
         shown = list(extra_cases.files_of(inputs["cases"])) if one.cases == "checkpoint" else []
         asked = (one.module, inputs, output, extra_cases.limits(LIMITS, shown), processes, go)
-        turn = contextlib.nullcontext() if self.drawn.is_set() else self.turns
         linked = one.workers > 1
-        return sandbox.run_apart(*asked, linked=linked, shown=shown, stopped=self.stopped, turn=turn)
+        return sandbox.run_apart(*asked, linked=linked, shown=shown, stopped=self.stopped, turn=self.turns)
 
     def _run_later(self, one: Pass, pool: ThreadPoolExecutor) -> dict[str, sandbox.Outcome]:
         """Those that have cases of this kind."""

@@ -13,6 +13,7 @@ from ptw.nn.layout import Layout
 from ptw.ports import adapter, quantise
 from ptw.ports.load import load
 from ptw.ports.parallel import local
+from ptw.ports.weights import Rename
 from ptw.runs import lines, record
 from ptw.runs.open import open_named
 from ptw.train.adapted import AdapterSettings, begin, demand_sense, notes
@@ -128,6 +129,18 @@ def test_a_worker_holds_its_part_of_the_packed_values_and_a_dry_run_says_so(
     assert found.weights == held
     assert found.of_pass is not None
     assert found.whole > 0
+
+
+def test_what_an_operator_packed_it_gives_back() -> None:
+    pytest.importorskip("bitsandbytes")
+    weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(7))
+    product = quantise.NF4("layer", weight, ALONE.device)
+    one = quantise.Packing(Rename("theirs", "ours"), {"ours": product}, ("theirs",), ("ours",))
+    (packed,) = one.from_hf([weight])
+    assert packed.dtype == torch.uint8
+    assert packed.numel() == weight.numel() // 2
+    (back,) = one.to_hf([packed])
+    assert is_near(back, weight.double()) < 0.15
 
 
 def gradient_of(module: torch.nn.Module) -> None:
